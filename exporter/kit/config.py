@@ -1,0 +1,192 @@
+"""Options of a program: flag, environment, file and default, in that order of precedence.
+
+May not be in here: any one program's options (settings.py of each has its table).
+
+An option `web.listen-address` is the flag `--web.listen-address`, the variable
+`PLIMSOLL_WEB_LISTEN_ADDRESS` and the key `web.listen-address` of the YAML file named by `--config.file`.
+Whatever cannot be honoured is a ConfigError: one line that names the place, the key and the fix.
+"""
+
+import argparse
+import difflib
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn
+
+
+class ConfigError(Exception):
+    """A setting that cannot be honoured. str() is the one line to print."""
+
+
+class Option(NamedTuple):
+    """One setting. `parse` turns text, or what YAML made of it, into the value; it raises ValueError("fix")."""
+
+    name: str
+    parse: Callable[[Any], Any]
+    default: Any
+    help: str
+
+
+CONFIG_FILE = "config.file"
+
+
+def load(
+    program: str, version: str, options: Sequence[Option], argv: Sequence[str], environ: Mapping[str, str]
+) -> dict[str, Any]:
+    """The value of every option, by its name with "." and "-" as "_".
+
+    Raises ConfigError; exits (argparse) on --help and --version.
+    """
+    parser = _Parser(prog=program, allow_abbrev=False)
+    parser.add_argument("--version", action="version", version=f"{program} {version}")
+    parser.add_argument(f"--{CONFIG_FILE}", default=None, help="YAML file with the options below as keys")
+    for option in options:
+        default = "" if option.default in (None, "", ()) else f" (default: {_text(option.default)})"
+        # Text of the table may hold "%", which argparse would take for a format.
+        shown = (option.help + default).replace("%", "%%")
+        parser.add_argument(f"--{option.name}", default=argparse.SUPPRESS, action="append", help=shown)
+    given = vars(parser.parse_args(list(argv)))
+
+    path = given[CONFIG_FILE] or environ.get(_variable(CONFIG_FILE))
+    from_file = _read(path, options) if path else {}
+    values: dict[str, Any] = {}
+    for option in options:
+        if option.name in given:
+            raw, place = given[option.name], f"flag --{option.name}"
+            raw = raw[0] if len(raw) == 1 else ",".join(raw) if option.parse is strings else raw[-1]
+        elif _variable(option.name) in environ:
+            raw, place = environ[_variable(option.name)], f"environment {_variable(option.name)}"
+        elif option.name in from_file:
+            raw, place = from_file[option.name], f"file {path}: key {option.name}"
+        else:
+            values[_field(option.name)] = option.default
+            continue
+        try:
+            values[_field(option.name)] = option.parse(raw)
+        except ValueError as error:
+            raise ConfigError(f"{place}: {error}") from None
+    return values
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        unknown = re.match(r"unrecognized arguments: (--[^ =]+)", message)
+        close = difflib.get_close_matches(unknown.group(1), self._option_string_actions, 1) if unknown else []
+        hint = f"; did you mean {close[0]}?" if close else f"; see {self.prog} --help"
+        raise ConfigError(f"command line: {message}{hint}")
+
+
+def _read(path: str, options: Iterable[Option]) -> Mapping[str, Any]:
+    import yaml  # noqa: PLC0415 -- 3 MB of RSS that a program without a config file need not hold
+
+    try:
+        content = yaml.safe_load(Path(path).read_bytes())
+    except OSError as error:
+        raise ConfigError(f"file {path}: cannot be read ({error.strerror}); check --{CONFIG_FILE}") from None
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" line {mark.line + 1} column {mark.column + 1}:" if mark else ""
+        what = getattr(error, "problem", None) or "it is not YAML text"
+        raise ConfigError(f"file {path}:{where} {what}; write YAML with one option a line") from None
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise ConfigError(f"file {path}: holds a {type(content).__name__}; write `option: value`, one option a line")
+    names = [option.name for option in options]
+    for key in content:
+        if key not in names:
+            close = difflib.get_close_matches(str(key), names, 1)
+            fix = f"did you mean {close[0]}?" if close else f"known keys: {', '.join(names)}"
+            raise ConfigError(f"file {path}: key {key}: unknown; {fix}")
+    return content
+
+
+def _variable(name: str) -> str:
+    return "PLIMSOLL_" + _field(name).upper()
+
+
+def _field(name: str) -> str:
+    return name.replace(".", "_").replace("-", "_")
+
+
+def _text(value: Any) -> str:
+    return ",".join(value) if isinstance(value, tuple) else str(value)
+
+
+# What an option may be. Each takes text (flag, environment) or a YAML value and raises ValueError("... ; fix").
+
+
+def string(raw: Any) -> str:
+    if isinstance(raw, bool | int | float):
+        return str(raw)
+    if not isinstance(raw, str):
+        raise ValueError(f"{raw!r} is not text; write one value")
+    return raw
+
+
+def strings(raw: Any) -> tuple[str, ...]:
+    """A list: YAML's, or text with commas."""
+    items = raw.split(",") if isinstance(raw, str) else raw
+    if not isinstance(items, list | tuple) or not all(isinstance(item, str) for item in items):
+        raise ValueError(f"{raw!r} is not a list of texts; write a YAML list, or text with commas")
+    return tuple(item.strip() for item in items if item.strip())
+
+
+def boolean(raw: Any) -> bool:
+    if isinstance(raw, bool):
+        return raw
+    if str(raw).lower() in ("true", "1", "yes", "on"):
+        return True
+    if str(raw).lower() in ("false", "0", "no", "off"):
+        return False
+    raise ValueError(f"{raw!r} is neither true nor false")
+
+
+def integer(least: int, most: int) -> Callable[[Any], int]:
+    def parse(raw: Any) -> int:
+        if isinstance(raw, bool) or not re.fullmatch(r"[0-9]{1,18}", str(raw)) or not least <= int(raw) <= most:
+            raise ValueError(f"{raw!r} is not a whole number from {least} to {most}")
+        return int(raw)
+
+    return parse
+
+
+def choice(*allowed: str) -> Callable[[Any], str]:
+    def parse(raw: Any) -> str:
+        # YAML reads a bare `off` as false.
+        text = {True: "on", False: "off"}.get(raw, str(raw)) if isinstance(raw, bool) else str(raw)
+        if text not in allowed:
+            raise ValueError(f"{text!r} is not one of {', '.join(allowed)}")
+        return text
+
+    return parse
+
+
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+def seconds(raw: Any) -> float:
+    """A Go-like duration ("500ms", "1m30s") or a plain number of seconds; finite and above 0."""
+    if isinstance(raw, bool):
+        raise ValueError(f"{raw!r} is not a duration; write for example 15s")
+    text = str(raw)
+    if re.fullmatch(r"(?:[0-9]{1,9}(?:\.[0-9]{1,9})?(?:ms|s|m|h))+", text):
+        value = sum(float(n) * _UNITS[unit] for n, unit in re.findall(r"([0-9.]+)(ms|s|m|h)", text))
+    elif re.fullmatch(r"[0-9]{1,9}(?:\.[0-9]{1,9})?", text):
+        value = float(text)
+    else:
+        raise ValueError(f"{text!r} is not a duration; write for example 500ms, 15s or 2m")
+    if not value > 0 or not math.isfinite(value):
+        raise ValueError(f"{text!r} is not above zero; write for example 15s")
+    return value
+
+
+def listen(raw: Any) -> tuple[str, int]:
+    """host:port to listen on; ":9480" is every address, "127.0.0.1:0" any free port."""
+    text = str(raw)
+    host, colon, port = text.rpartition(":")
+    if not colon or not re.fullmatch(r"[0-9]{1,5}", port) or int(port) > 65535 or re.search(r"[\s/]", host):
+        raise ValueError(f"{text!r} is not an address; write host:port or :port, as in :9480")
+    return host.strip("[]"), int(port)

@@ -1,0 +1,35 @@
+"""Logging of both programs: one line an event, logfmt or JSON, on stderr.
+
+May not be in here: decisions on what is worth a line.
+"""
+
+import json
+import logging
+import sys
+import time
+
+LEVELS = ("debug", "info", "warning", "error")
+FORMATS = ("logfmt", "json")
+
+
+class _Formatter(logging.Formatter):
+    def __init__(self, style: str) -> None:
+        super().__init__()
+        self._json = style == "json"
+
+    def format(self, record: logging.LogRecord) -> str:
+        stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03d}Z"
+        fields = {"ts": stamp, "level": record.levelname.lower(), "logger": record.name, "msg": record.getMessage()}
+        if record.exc_info:
+            fields["trace"] = self.formatException(record.exc_info)
+        if self._json:
+            return json.dumps(fields)
+        # json.dumps quotes and escapes as logfmt wants it: a newline in a message stays in its line.
+        return " ".join(f"{key}={json.dumps(v) if ' ' in v or not v.isprintable() else v}" for key, v in fields.items())
+
+
+def setup(level: str, style: str) -> None:
+    """level: one of LEVELS; style: one of FORMATS."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Formatter(style))
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
