@@ -1,7 +1,7 @@
 """Writes what is generated: the gRPC code in */pb/ and docs/metrics.md. `--check` compares instead.
 
-    python tools/generate.py           writes
-    python tools/generate.py --check   exits 1 and names the files that differ from what would be written
+python tools/generate.py           writes
+python tools/generate.py --check   exits 1 and names the files that differ from what would be written
 """
 
 import sys

@@ -187,3 +187,5 @@ class Snapshot(Struct, frozen=True):
     collectors: tuple[Collector, ...]
     scrape_errors: Mapping[tuple[str, str], int]  # (endpoint url, reason) -> count
     scrapes: Mapping[str, EngineScrape]  # endpoint url -> last attempt
+    fresh: Mapping[str, float] = {}  # source -> seconds after which its reading is stale and not published
+    overflow: Mapping[str, int] = {}  # kind of thing -> how many were left out because a limit was reached

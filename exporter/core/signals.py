@@ -22,6 +22,7 @@ MIB = 1048576.0
 
 # fmt: off -- one row a line: a wrapped table cannot be scanned
 SIGNALS: tuple[Signal, ...] = (
+    # Not DCGM_FI_DEV_GPU_UTIL_RATIO: it is a percentage in DCGM 4.6 and a ratio in 4.7, and 1 may be either.
     Signal("utilization", "plimsoll_gpu_utilization_ratio", (), ("DCGM_FI_DEV_GPU_UTIL",), 0.01),
     Signal("memory_total", "plimsoll_gpu_memory_bytes", (("kind", "total"),), ("DCGM_FI_DEV_FB_TOTAL",), MIB),
     Signal("memory_used", "plimsoll_gpu_memory_bytes", (("kind", "used"),), ("DCGM_FI_DEV_FB_USED",), MIB),
@@ -46,13 +47,16 @@ SIGNALS: tuple[Signal, ...] = (
         ("DCGM_FI_DEV_BOARD_POWER_WATTS", "DCGM_FI_DEV_POWER_USAGE"),
     ),
     Signal(
-        "power_limit", "plimsoll_gpu_power_limit_watts", (("kind", "enforced"),), ("DCGM_FI_DEV_ENFORCED_POWER_LIMIT",)
+        "power_limit",
+        "plimsoll_gpu_power_limit_watts",
+        (("kind", "enforced"),),
+        ("DCGM_FI_DEV_BOARD_POWER_LIMIT_ENFORCED_WATTS", "DCGM_FI_DEV_ENFORCED_POWER_LIMIT"),
     ),
     Signal(
         "power_limit_default",
         "plimsoll_gpu_power_limit_watts",
         (("kind", "default"),),
-        ("DCGM_FI_DEV_POWER_MGMT_LIMIT_DEF",),
+        ("DCGM_FI_DEV_BOARD_POWER_LIMIT_DEFAULT_WATTS", "DCGM_FI_DEV_POWER_MGMT_LIMIT_DEF"),
     ),
     Signal("energy", "plimsoll_gpu_energy_joules_total", (), ("DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION",), 0.001),
     Signal("clock_sm", "plimsoll_gpu_clock_hertz", (("domain", "sm"),), ("DCGM_FI_DEV_SM_CLOCK",), 1e6),
@@ -72,19 +76,31 @@ SIGNALS: tuple[Signal, ...] = (
         "throttle_sw_power_cap",
         "plimsoll_gpu_throttle_seconds_total",
         (("reason", "sw_power_cap"),),
-        ("DCGM_FI_DEV_POWER_VIOLATION",),
+        ("DCGM_FI_DEV_CLOCKS_EVENT_REASON_SW_POWER_CAP_NS", "DCGM_FI_DEV_POWER_VIOLATION"),
         1e-9,
     ),
     Signal(
         "throttle_sw_thermal",
         "plimsoll_gpu_throttle_seconds_total",
         (("reason", "sw_thermal_slowdown"),),
-        ("DCGM_FI_DEV_THERMAL_VIOLATION",),
+        ("DCGM_FI_DEV_CLOCKS_EVENT_REASON_SW_THERM_SLOWDOWN_NS", "DCGM_FI_DEV_THERMAL_VIOLATION"),
         1e-9,
     ),
-    Signal("throttle_hw_thermal", "plimsoll_gpu_throttle_seconds_total", (("reason", "hw_thermal_slowdown"),)),
-    Signal("throttle_hw_power_brake", "plimsoll_gpu_throttle_seconds_total", (("reason", "hw_power_brake"),)),
-    Signal("ecc_enabled", "plimsoll_gpu_ecc_enabled", (), ("DCGM_FI_DEV_ECC_CURRENT",)),
+    Signal(
+        "throttle_hw_thermal",
+        "plimsoll_gpu_throttle_seconds_total",
+        (("reason", "hw_thermal_slowdown"),),
+        ("DCGM_FI_DEV_CLOCKS_EVENT_REASON_HW_THERM_SLOWDOWN_NS",),
+        1e-9,
+    ),
+    Signal(
+        "throttle_hw_power_brake",
+        "plimsoll_gpu_throttle_seconds_total",
+        (("reason", "hw_power_brake"),),
+        ("DCGM_FI_DEV_CLOCKS_EVENT_REASON_HW_POWER_BRAKE_SLOWDOWN_NS",),
+        1e-9,
+    ),
+    Signal("ecc_enabled", "plimsoll_gpu_ecc_enabled", (), ("DCGM_FI_DEV_ECC_MODE", "DCGM_FI_DEV_ECC_CURRENT")),
     Signal(
         "ecc_corrected",
         "plimsoll_gpu_ecc_errors_total",
@@ -113,17 +129,27 @@ SIGNALS: tuple[Signal, ...] = (
         "remapped_correctable",
         "plimsoll_gpu_remapped_rows",
         (("kind", "correctable"),),
-        ("DCGM_FI_DEV_CORRECTABLE_REMAPPED_ROWS",),
+        ("DCGM_FI_DEV_ROW_REMAP_CORRECTABLE_TOTAL", "DCGM_FI_DEV_CORRECTABLE_REMAPPED_ROWS"),
     ),
     Signal(
         "remapped_uncorrectable",
         "plimsoll_gpu_remapped_rows",
         (("kind", "uncorrectable"),),
-        ("DCGM_FI_DEV_UNCORRECTABLE_REMAPPED_ROWS",),
+        ("DCGM_FI_DEV_ROW_REMAP_UNCORRECTABLE_TOTAL", "DCGM_FI_DEV_UNCORRECTABLE_REMAPPED_ROWS"),
     ),
     Signal("remap_pending", "plimsoll_gpu_row_remap_pending", (), ("DCGM_FI_DEV_ROW_REMAP_PENDING",)),
-    Signal("remap_failure", "plimsoll_gpu_row_remap_failure", (), ("DCGM_FI_DEV_ROW_REMAP_FAILURE",)),
-    Signal("pcie_replays", "plimsoll_gpu_pcie_replays_total", (), ("DCGM_FI_DEV_PCIE_REPLAY_COUNTER",)),
+    Signal(
+        "remap_failure",
+        "plimsoll_gpu_row_remap_failure",
+        (),
+        ("DCGM_FI_DEV_ROW_REMAP_FAILED", "DCGM_FI_DEV_ROW_REMAP_FAILURE"),
+    ),
+    Signal(
+        "pcie_replays",
+        "plimsoll_gpu_pcie_replays_total",
+        (),
+        ("DCGM_FI_DEV_PCIE_REPLAY_TOTAL", "DCGM_FI_DEV_PCIE_REPLAY_COUNTER"),
+    ),
     Signal(
         "pcie_generation", "plimsoll_gpu_pcie_link_generation", (("kind", "current"),), ("DCGM_FI_DEV_PCIE_LINK_GEN",)
     ),
@@ -141,9 +167,11 @@ SIGNALS: tuple[Signal, ...] = (
 
 BY_NAME = {signal.name: signal for signal in SIGNALS}
 
-#: Why a signal is missing. "blank" is a DCGM sentinel; "pending" was asked and has not answered yet.
+#: Why a signal is missing. "blank" is a sentinel or a value that no GPU can have (core/blanks.py). "not_supported" is
+#: what the card says of itself; while MIG is on it may only mean "not now", which is "not_supported_in_mig".
 MISSING_REASONS = (
     "not_supported",
+    "not_supported_in_mig",
     "no_permission",
     "gpu_is_lost",
     "reset_required",

@@ -25,8 +25,9 @@ class Option(NamedTuple):
 
     name: str
     parse: Callable[[Any], Any]
-    default: Any
+    default: Any  # as `parse` would return it
     help: str
+    many: bool = False  # a repeated flag adds to the list instead of replacing the value
 
 
 CONFIG_FILE = "config.file"
@@ -46,7 +47,9 @@ def load(
         default = "" if option.default in (None, "", ()) else f" (default: {_text(option.default)})"
         # Text of the table may hold "%", which argparse would take for a format.
         shown = (option.help + default).replace("%", "%%")
-        parser.add_argument(f"--{option.name}", default=argparse.SUPPRESS, action="append", help=shown)
+        parser.add_argument(
+            f"--{option.name}", dest=option.name, default=argparse.SUPPRESS, action="append", help=shown
+        )
     given = vars(parser.parse_args(list(argv)))
 
     path = given[CONFIG_FILE] or environ.get(_variable(CONFIG_FILE))
@@ -55,7 +58,7 @@ def load(
     for option in options:
         if option.name in given:
             raw, place = given[option.name], f"flag --{option.name}"
-            raw = raw[0] if len(raw) == 1 else ",".join(raw) if option.parse is strings else raw[-1]
+            raw = ",".join(raw) if option.many or option.parse is strings else raw[-1]
         elif _variable(option.name) in environ:
             raw, place = environ[_variable(option.name)], f"environment {_variable(option.name)}"
         elif option.name in from_file:
@@ -75,7 +78,7 @@ class _Parser(argparse.ArgumentParser):
         unknown = re.match(r"unrecognized arguments: (--[^ =]+)", message)
         close = difflib.get_close_matches(unknown.group(1), self._option_string_actions, 1) if unknown else []
         hint = f"; did you mean {close[0]}?" if close else f"; see {self.prog} --help"
-        raise ConfigError(f"command line: {message}{hint}")
+        raise ConfigError(f"command line: {' '.join(message.split())}{hint}")
 
 
 def _read(path: str, options: Iterable[Option]) -> Mapping[str, Any]:
@@ -85,7 +88,7 @@ def _read(path: str, options: Iterable[Option]) -> Mapping[str, Any]:
         content = yaml.safe_load(Path(path).read_bytes())
     except OSError as error:
         raise ConfigError(f"file {path}: cannot be read ({error.strerror}); check --{CONFIG_FILE}") from None
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: "2026-99-99" is no date
         mark = getattr(error, "problem_mark", None)
         where = f" line {mark.line + 1} column {mark.column + 1}:" if mark else ""
         what = getattr(error, "problem", None) or "it is not YAML text"
@@ -99,7 +102,8 @@ def _read(path: str, options: Iterable[Option]) -> Mapping[str, Any]:
         if key not in names:
             close = difflib.get_close_matches(str(key), names, 1)
             fix = f"did you mean {close[0]}?" if close else f"known keys: {', '.join(names)}"
-            raise ConfigError(f"file {path}: key {key}: unknown; {fix}")
+            shown = key if isinstance(key, str) and key.isprintable() else repr(key)
+            raise ConfigError(f"file {path}: key {shown}: unknown; {fix}")
     return content
 
 
@@ -112,7 +116,10 @@ def _field(name: str) -> str:
 
 
 def _text(value: Any) -> str:
-    return ",".join(value) if isinstance(value, tuple) else str(value)
+    if isinstance(value, tuple):
+        # An address (host, port), or a list.
+        return f"{value[0]}:{value[1]}" if isinstance(value[-1], int) else ",".join(value)
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 # What an option may be. Each takes text (flag, environment) or a YAML value and raises ValueError("... ; fix").

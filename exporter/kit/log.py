@@ -5,8 +5,11 @@ May not be in here: decisions on what is worth a line.
 
 import json
 import logging
+import re
 import sys
 import time
+
+_PLAIN = re.compile(r'[^\s"=\\\x00-\x1f\x7f]+').fullmatch
 
 LEVELS = ("debug", "info", "warning", "error")
 FORMATS = ("logfmt", "json")
@@ -25,7 +28,7 @@ class _Formatter(logging.Formatter):
         if self._json:
             return json.dumps(fields)
         # json.dumps quotes and escapes as logfmt wants it: a newline in a message stays in its line.
-        return " ".join(f"{key}={json.dumps(v) if ' ' in v or not v.isprintable() else v}" for key, v in fields.items())
+        return " ".join(f"{key}={value if _PLAIN(value) else json.dumps(value)}" for key, value in fields.items())
 
 
 def setup(level: str, style: str) -> None:

@@ -3,8 +3,9 @@
 May not be in here: pages; each program brings its routes.
 """
 
+import os
+
 from aiohttp import web
-from aiohttp.typedefs import Handler
 
 from exporter.kit.config import ConfigError
 
@@ -18,16 +19,15 @@ SECURITY_HEADERS = {
 }
 
 
-@web.middleware
-async def _headers(request: web.Request, handler: Handler) -> web.StreamResponse:
-    response = await handler(request)
+async def _headers(_: web.Request, response: web.StreamResponse) -> None:
     response.headers.update(SECURITY_HEADERS)
-    return response
 
 
 def application() -> web.Application:
     """An application whose requests carry no body worth reading (64 KiB at most)."""
-    return web.Application(client_max_size=65536, middlewares=[_headers])
+    app = web.Application(client_max_size=65536)
+    app.on_response_prepare.append(_headers)  # not a middleware: that would miss what the server refuses by itself
+    return app
 
 
 async def serve(app: web.Application, address: tuple[str, int], option: str) -> tuple[web.AppRunner, int]:
@@ -41,9 +41,9 @@ async def serve(app: web.Application, address: tuple[str, int], option: str) -> 
     try:
         site = web.TCPSite(runner, host or None, port, reuse_address=True)
         await site.start()
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # UnicodeError: a host that no name server could be asked for
         await runner.cleanup()
-        raise ConfigError(
-            f"flag --{option}: cannot listen on {host}:{port} ({error.strerror or error}); choose a free address"
-        ) from None
+        code = getattr(error, "errno", None) or 0  # a name that cannot be resolved has a negative one
+        cause = os.strerror(code) if code > 0 else str(error)
+        raise ConfigError(f"option {option}: cannot listen on {host}:{port} ({cause}); choose a free address") from None
     return runner, runner.addresses[0][1]

@@ -1,0 +1,1 @@
+"""The simulator: what happens downstream of the scaler, without a cluster."""

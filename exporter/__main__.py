@@ -1,0 +1,27 @@
+"""`plimsoll-exporter`: arguments -> settings -> app.
+
+May not be in here: anything else.
+"""
+
+import asyncio
+import os
+import sys
+
+from exporter import app, settings
+from exporter.kit import log
+from exporter.kit.config import ConfigError
+
+
+def main() -> int:
+    """The exit code: 0 after SIGTERM or SIGINT, 1 when it cannot go on, 2 when a setting cannot be honoured."""
+    try:
+        values = settings.read(sys.argv[1:], os.environ)
+        log.setup(values.log_level, values.log_format)
+        return asyncio.run(app.run(values))
+    except ConfigError as error:
+        sys.stderr.write(f"{settings.PROGRAM}: {error}\n")
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,168 @@
+"""The cycle: news from the sources becomes a step of the node, and a snapshot for all who read.
+
+May not be in here: which sources there are and who reads (app.py), deriving anything (core/).
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from typing import Protocol
+
+from msgspec.structs import replace
+
+from exporter.core.model import Collector, EngineScrape, EngineTarget, GpuKey, GpuSample, Snapshot, XidEvent
+from exporter.core.node import NodeInputs, NodeMemory, step
+
+log = logging.getLogger("exporter")
+
+#: Seconds to wait after the first news for what comes with it: all engines answer at one tick.
+COALESCE_SECONDS = 0.1
+#: Seconds after which there is a new snapshot even without news: readings grow old by themselves.
+IDLE_SECONDS = 1.0
+#: Seconds before a task that crashed is started again.
+RESTART_SECONDS = 1.0
+#: Seconds that a source has to stop. A driver call that hangs is left behind.
+STOP_SECONDS = 2.0
+
+
+class GpuSource(Protocol):
+    """What every GPU source offers. `notify` may be called from any thread."""
+
+    def start(self, notify: Callable[[], None]) -> None: ...
+    def samples(self) -> Mapping[GpuKey, GpuSample]: ...
+    def take_xids(self) -> list[XidEvent]: ...
+    def collectors(self) -> list[Collector]: ...
+    async def stop(self) -> None: ...
+
+
+class EngineScrapes(Protocol):
+    """What the source of engines offers."""
+
+    @property
+    def errors(self) -> Mapping[tuple[str, str], int]: ...
+    async def run(self) -> None: ...
+    def scrapes(self) -> Mapping[str, EngineScrape]: ...
+    def last_good(self) -> Mapping[str, EngineScrape]: ...
+    def collectors(self) -> list[Collector]: ...
+
+
+class Cycle:
+    """One node: its sources, what is known of it, and its newest snapshot.
+
+    gpus: GPU sources by the name of their collector. fresh: source -> seconds for which a reading counts.
+    """
+
+    def __init__(
+        self,
+        node: str,
+        fresh: Mapping[str, float],
+        gpus: Mapping[str, GpuSource],
+        publish: Callable[[Snapshot], None],
+    ) -> None:
+        self.snapshot: Snapshot | None = None
+        self._node = node
+        self._fresh = fresh
+        self._gpus = gpus
+        self._publish = publish
+        self._engines: EngineScrapes | None = None
+        self._targets: Callable[[], Sequence[EngineTarget]] = tuple
+        self._memory = NodeMemory()
+        self._news = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        self._crashes: dict[str, tuple[float, str]] = {}  # source -> when, message
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def notify(self) -> None:
+        """There is news. From any thread."""
+        try:
+            self._loop.call_soon_threadsafe(self._news.set)
+        except RuntimeError:  # the loop is closed: a thread that hung in the driver came back too late
+            log.debug("news after the end")
+
+    def start(self, engines: EngineScrapes, targets: Callable[[], Sequence[EngineTarget]]) -> None:
+        """Start all sources and the cycle itself. A source that cannot start is a failed collector."""
+        self._engines, self._targets = engines, targets
+        for name, source in self._gpus.items():
+            try:
+                source.start(self.notify)
+            except Exception as error:
+                self._crash(name, error)
+        self._tasks = [
+            asyncio.create_task(self._keep_running("engines", engines.run)),
+            asyncio.create_task(self._keep_running("snapshot", self._run)),
+        ]
+
+    async def stop(self) -> None:
+        """Within STOP_SECONDS, whatever hangs."""
+        for task in self._tasks:
+            task.cancel()
+        stopping = [asyncio.wait_for(source.stop(), STOP_SECONDS) for source in self._gpus.values()]
+        await asyncio.gather(*self._tasks, *stopping, return_exceptions=True)
+
+    def update(self) -> None:
+        """Make a snapshot of what the sources say now and publish it."""
+        self.snapshot, self._memory = step(self._memory, self._inputs(), time.monotonic())
+        self._publish(self.snapshot)
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                async with asyncio.timeout(IDLE_SECONDS):
+                    await self._news.wait()
+                    await asyncio.sleep(COALESCE_SECONDS)
+            except TimeoutError:
+                pass
+            self._news.clear()
+            self.update()
+            self._crashes.pop("snapshot", None)  # it has no collector whose success could tell
+
+    def _inputs(self) -> NodeInputs:
+        samples: list[GpuSample] = []
+        xids: list[XidEvent] = []
+        collectors: list[Collector] = []
+        for name, source in self._gpus.items():
+            try:
+                samples += source.samples().values()
+                xids += source.take_xids()
+                collectors += source.collectors()
+            except Exception as error:
+                self._crash(name, error)
+        inputs = NodeInputs(self._node, samples, xids, fresh=self._fresh)
+        if self._engines is not None:
+            collectors += self._engines.collectors()
+            inputs = replace(
+                inputs,
+                targets=self._targets(),
+                scrapes=self._engines.scrapes(),
+                last_good=self._engines.last_good(),
+                scrape_errors=self._engines.errors,
+            )
+        return replace(inputs, collectors=tuple(self._with_crashes(collectors)))
+
+    async def _keep_running(self, name: str, run: Callable[[], Awaitable[None]]) -> None:
+        """A task that ends is a fault in this program: said once in the log and on every page, then tried again."""
+        while True:
+            try:
+                await run()
+                raise RuntimeError("it ended by itself")
+            except Exception as error:
+                self._crash(name, error)
+            await asyncio.sleep(RESTART_SECONDS)
+
+    def _crash(self, name: str, error: Exception) -> None:
+        message = f"{name}: crashed ({type(error).__name__}: {error}); started again; please report it with the log"
+        before = self._crashes.get(name)
+        if before is None or before[1] != message:
+            log.error(message, exc_info=error)
+        self._crashes[name] = (time.monotonic(), message)
+
+    def _with_crashes(self, collectors: list[Collector]) -> Iterator[Collector]:
+        """A crash counts until the collector has succeeded after it."""
+        crashes = dict(self._crashes)
+        for collector in collectors:
+            at, message = crashes.pop(collector.name, (float("-inf"), ""))
+            healed = (collector.last_success or float("-inf")) > at
+            yield collector if healed or not message else replace(collector, success=False, message=message)
+        for name, (_, message) in crashes.items():
+            yield Collector(name, False, 0.0, None, message)

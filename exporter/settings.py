@@ -1,0 +1,100 @@
+"""The exporter's settings: every option in one table, and the values of one run.
+
+May not be in here: how options are read (kit/config.py), what is done with them (app.py).
+"""
+
+import socket
+from collections.abc import Mapping, Sequence
+from typing import Any
+from urllib.parse import urlsplit
+
+from msgspec import Struct
+
+from exporter.core.model import EngineTarget
+from exporter.kit import log
+from exporter.kit.config import ConfigError, Option, choice, listen, load, seconds, string
+from exporter.kit.version import VERSION
+from exporter.sources.engines import targets
+
+PROGRAM = "plimsoll-exporter"
+
+#: Paths of the web server that the metrics page cannot have.
+TAKEN_PATHS = ("/", "/healthz", "/readyz")
+
+
+class Settings(Struct, frozen=True):
+    """The value of every option; its comment is in OPTIONS. Times are seconds, addresses (host, port)."""
+
+    engines: tuple[EngineTarget, ...]
+    engines_file: str
+    engines_interval: float
+    engines_timeout: float
+    gpu_source: str
+    nvml_library: str
+    nvml_interval: float
+    nvml_deadline: float
+    demo_file: str
+    dcgm_url: str
+    dcgm_interval: float
+    node: str
+    web_listen_address: tuple[str, int]
+    web_telemetry_path: str
+    feed_listen_address: tuple[str, int]
+    log_level: str
+    log_format: str
+
+
+def url(raw: Any) -> str:
+    """An http or https URL without credentials, or "" for none. Raises ValueError."""
+    text = string(raw)
+    try:
+        parts = urlsplit(text)
+        good = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:
+        good = False
+    if text and (not good or parts.username is not None or not text.isprintable() or " " in text):
+        raise ValueError(f"{text!r} is not a URL; write for example http://127.0.0.1:9400/metrics, without credentials")
+    return text
+
+
+def telemetry_path(raw: Any) -> str:
+    text = string(raw)
+    if not text.startswith("/") or text in TAKEN_PATHS or set(text) & set("{}?# ") or not text.isprintable():
+        raise ValueError(f"{text!r} cannot be the metrics path; write for example /metrics, none of {TAKEN_PATHS}")
+    return text
+
+
+# One option a row: a wrapped table cannot be scanned.
+# fmt: off
+OPTIONS: tuple[Option, ...] = (
+    Option("engines", targets, (), "metrics URLs of this node's inference servers (in the file, mappings)", many=True),
+    Option("engines.file", string, "", "YAML or JSON list of such servers, read again when it changes"),
+    Option("engines.interval", seconds, 1.0, "time between two readings of the servers"),
+    Option("engines.timeout", seconds, 2.0, "time a server has to answer"),
+    Option("gpu.source", choice("nvml", "demo", "off"), "nvml", "who is asked about GPUs: nvml, demo (fake GPUs), off"),
+    Option("nvml.library", string, "", "path of libnvidia-ml.so.1, where the loader does not find it"),
+    Option("nvml.interval", seconds, 1.0, "time between two readings of a GPU"),
+    Option("nvml.deadline", seconds, 3.0, "time NVML has to answer before the GPU's readings count as missing"),
+    Option("demo.file", string, "", "JSON file with the state of the fake GPUs, read again when it changes"),
+    Option("dcgm.url", url, "", "metrics URL of this node's dcgm-exporter, if there is one"),
+    Option("dcgm.interval", seconds, 5.0, "time between two readings of dcgm-exporter"),
+    Option("node", string, "", "this node's name; else the environment's NODE_NAME, else the host name"),
+    Option("web.listen-address", listen, ("", 9480), "where metrics, health and the status page are served"),
+    Option("web.telemetry-path", telemetry_path, "/metrics", "path of the metrics page"),
+    Option("feed.listen-address", listen, ("", 9481), "where scalers are served (gRPC)"),
+    Option("log.level", choice(*log.LEVELS), "info", "least level that is logged: " + ", ".join(log.LEVELS)),
+    Option("log.format", choice(*log.FORMATS), "logfmt", "form of a log line: " + ", ".join(log.FORMATS)),
+)
+# fmt: on
+
+
+def read(argv: Sequence[str], environ: Mapping[str, str]) -> Settings:
+    """The settings of this run. Raises ConfigError (one line: place, cause, fix); exits on --help and --version."""
+    values = load(PROGRAM, VERSION, OPTIONS, argv, environ)
+    values["node"] = values["node"] or environ.get("NODE_NAME") or socket.gethostname()
+    settings = Settings(**values)
+    if settings.gpu_source == "demo" and not settings.demo_file:
+        raise ConfigError(
+            "option gpu.source is demo, but demo.file is not set; name the file with the fake GPUs' state"
+        )
+    return settings

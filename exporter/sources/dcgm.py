@@ -1,0 +1,78 @@
+"""dcgm-exporter as a source of GPU samples: its page, every few seconds.
+
+May not be in here: what the page means (core/dcgm.py).
+"""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable, Mapping
+
+from exporter.core import dcgm
+from exporter.core.exposition import ExpositionError
+from exporter.core.model import Collector, GpuKey, GpuSample, XidEvent
+from exporter.kit.fetch import Fetcher, FetchError
+
+_FIX = "check --dcgm.url"
+
+
+class DcgmSource:
+    def __init__(self, url: str, fetcher: Fetcher, interval: float = 5.0, timeout: float = 4.0) -> None:
+        """Times are seconds: between two readings, and for which one may last."""
+        self._url = url
+        self._fetcher = fetcher
+        self._interval = interval
+        self._timeout = timeout
+        self._notify: Callable[[], None] = lambda: None
+        self._task: asyncio.Task[None] | None = None
+        self._samples: dict[GpuKey, GpuSample] = {}
+        self._last_xids: Mapping[GpuKey, int] = {}
+        self._xids: list[XidEvent] = []
+        self._state = Collector("dcgm", False, 0.0, None, f"{url}: not read yet")
+
+    def start(self, notify: Callable[[], None]) -> None:
+        """notify is called in the event loop when there is something new."""
+        self._notify = notify
+        self._task = asyncio.create_task(self._run(), name="dcgm")
+
+    async def stop(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+
+    def samples(self) -> Mapping[GpuKey, GpuSample]:
+        return dict(self._samples)
+
+    def take_xids(self) -> list[XidEvent]:
+        taken, self._xids = self._xids, []
+        return taken
+
+    def collectors(self) -> list[Collector]:
+        return [self._state]
+
+    async def _run(self) -> None:
+        while True:
+            began = time.monotonic()
+            try:
+                self._take(await self._fetcher.get(self._url, self._timeout), began)
+                message = "" if self._samples else f"{self._url}: no GPU on the page; {_FIX}"
+            except (FetchError, ExpositionError) as error:
+                text = str(error)
+                message = text if self._url in text else f"{self._url}: {text}"
+            now = time.monotonic()
+            last = self._state.last_success if message else now
+            self._state = Collector("dcgm", not message, now - began, last, message)
+            self._notify()
+            await asyncio.sleep(max(0.0, began + self._interval - now))
+
+    def _take(self, body: bytes, at: float) -> None:
+        """Raises ExpositionError."""
+        page = dcgm.scrape(body, at)
+        seen = {sample.info.key: sample for sample in page.samples}
+        boards = {key.uuid for key in seen}
+        # A board that is not there any more grows old here; an instance whose board is there was removed by hand.
+        kept = {key: s for key, s in self._samples.items() if not (key.instance and key.uuid in boards)}
+        self._samples = {**kept, **seen}
+        self._xids += dcgm.xid_edges(self._last_xids, page.last_xids, at)
+        self._last_xids = {**self._last_xids, **page.last_xids}

@@ -1,0 +1,243 @@
+"""Fake GPUs, for the demo and for trying Plimsoll out without one: what a JSON file says, read again when it changes.
+
+May not be in here: anything that other sources need. Numbers are a plausible H100's; they vary with time alone.
+
+The file is a list of GPUs; every key but `uuid` may be left out:
+
+    [{"uuid": "GPU-1", "index": 0, "name": "NVIDIA H100 80GB HBM3", "load": 0.6,
+      "xids": [79],                        events, each fired once when it is added to the list; 79 also loses the GPU
+      "lost": "gpu_is_lost",               the GPU as a whole is gone
+      "throttle": ["hw_thermal_slowdown"], reasons that hold the clocks down (core/signals.py has the names)
+      "values": {"temperature": 91, "ecc_uncorrected": 1, "remap_pending": 1, "recovery_action": 1},
+      "missing": {"ecc_uncorrected": "not_supported"},
+      "hung": true,                        no new readings while this is set
+      "pods": [{"namespace": "default", "pod": "llama-0", "container": "vllm"}]}]
+
+`load` is 0..1; `values` are in the signals' units and override what the load gives.
+"""
+
+import asyncio
+import contextlib
+import logging
+import math
+import os
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta, Struct
+
+from exporter.core import signals, xid
+from exporter.core.model import Collector, GpuInfo, GpuKey, GpuSample, PodRef, XidEvent
+
+log = logging.getLogger(__name__)
+
+#: Seconds between two samples, and between two looks at the file.
+SAMPLE_SECONDS = 1.0
+LOOK_SECONDS = 0.2
+
+_MODEL = "NVIDIA H100 80GB HBM3"
+_BITS = {name: bit for bit, name in signals.THROTTLE_REASONS}
+#: What is left of the SM clock: a slowdown by hardware halves it at least (nvml.h), the others follow need.
+_CLOCK_LEFT = {"hw_slowdown": 0.5, "hw_thermal_slowdown": 0.5, "hw_power_brake": 0.5, "sw_thermal_slowdown": 0.75}
+_POWER_CAPPED = 0.85
+#: Reasons that the driver keeps a counter of seconds for -> the signal.
+_COUNTED = {
+    "sw_power_cap": "throttle_sw_power_cap",
+    "sw_thermal_slowdown": "throttle_sw_thermal",
+    "hw_thermal_slowdown": "throttle_hw_thermal",
+    "hw_power_brake": "throttle_hw_power_brake",
+}
+
+#: What does not depend on the load.
+_CONSTANT: Mapping[str, float] = {
+    "memory_total": 80 * 1024 * signals.MIB,
+    "memory_reserved": 566 * signals.MIB,
+    "power_limit": 700.0,
+    "power_limit_default": 700.0,
+    "clock_sm_max": 1980e6,
+    "clock_memory": 2619e6,
+    "clock_memory_max": 2619e6,
+    "ecc_enabled": 1.0,
+    "ecc_corrected": 0.0,
+    "ecc_uncorrected": 0.0,
+    "ecc_corrected_lifetime": 0.0,
+    "ecc_uncorrected_lifetime": 0.0,
+    "remapped_correctable": 0.0,
+    "remapped_uncorrectable": 0.0,
+    "remap_pending": 0.0,
+    "remap_failure": 0.0,
+    "pcie_replays": 0.0,
+    "pcie_generation": 5.0,
+    "pcie_generation_max": 5.0,
+    "pcie_width": 16.0,
+    "pcie_width_max": 16.0,
+    "recovery_action": 0.0,
+}
+
+
+class FakeGpu(Struct, frozen=True, forbid_unknown_fields=True):
+    """A GPU as the file has it."""
+
+    uuid: Annotated[str, Meta(min_length=1)]
+    index: int = 0
+    name: str = _MODEL
+    load: Annotated[float, Meta(ge=0, le=1)] = 0.0
+    xids: tuple[Annotated[int, Meta(ge=1, le=65535)], ...] = ()
+    lost: str = ""
+    throttle: tuple[str, ...] = ()
+    values: Mapping[str, float] = {}
+    missing: Mapping[str, str] = {}
+    hung: bool = False
+    pods: tuple[PodRef, ...] = ()
+
+
+TWO_HEALTHY = tuple(FakeGpu(f"GPU-d3300000-0000-4000-8000-00000000000{i}", i, load=0.6 - 0.2 * i) for i in range(2))
+
+
+def load(content: bytes) -> tuple[FakeGpu, ...]:
+    """The file's GPUs. Raises ValueError (of which msgspec's errors are some): one line that names the place."""
+    gpus = msgspec.json.decode(content, type=tuple[FakeGpu, ...])
+    for gpu in gpus:
+        for key, given, names in (
+            ("throttle", gpu.throttle, tuple(_BITS)),
+            ("values", gpu.values, tuple(signals.BY_NAME)),
+            ("missing", gpu.missing, tuple(signals.BY_NAME)),
+        ):
+            for name in given:
+                if name not in names:
+                    raise ValueError(f"GPU {gpu.uuid}: {key}: {name!r} is not one of {', '.join(names)}")
+        for name, reason in gpu.missing.items():
+            if reason not in signals.MISSING_REASONS:
+                raise ValueError(f"GPU {gpu.uuid}: missing: {name}: {reason!r} is not a reason in core/signals.py")
+    if len({gpu.uuid for gpu in gpus}) != len(gpus):
+        raise ValueError("two GPUs have the same uuid")
+    return gpus
+
+
+def readings(gpu: FakeGpu, at: float) -> dict[str, float]:
+    """What the GPU shows at `at`, without what counts up."""
+    wave = math.sin(at / 7.0 + gpu.index) * 0.02
+    busy = min(1.0, max(0.0, gpu.load + wave)) if gpu.load else 0.0
+    left = min((_CLOCK_LEFT.get(reason, 1.0) for reason in gpu.throttle), default=1.0)
+    if "sw_power_cap" in gpu.throttle:
+        left = min(left, _POWER_CAPPED)
+    mask = sum({_BITS[reason] for reason in gpu.throttle}) | (0 if gpu.load else _BITS["gpu_idle"])
+    # An inference server takes its memory at the start, whatever it does with it.
+    used = (72 * 1024 if gpu.load else 512) * signals.MIB
+    return {
+        **_CONSTANT,
+        "utilization": busy,
+        "memory_used": used,
+        "memory_free": _CONSTANT["memory_total"] - _CONSTANT["memory_reserved"] - used,
+        "temperature": round(32.0 + 38.0 * busy + (12.0 if left < 1.0 else 0.0)),
+        "memory_temperature": round(38.0 + 40.0 * busy),
+        "power": round(75.0 + 560.0 * busy * left, 1),
+        "clock_sm": round(1980e6 * left if gpu.load else 345e6, -6),
+        "throttle_reasons": float(mask),
+    }
+
+
+class DemoSource:
+    def __init__(self, path: str = "") -> None:
+        """path: the file; "" is two healthy GPUs."""
+        self._path = Path(path) if path else None
+        self._notify: Callable[[], None] = lambda: None
+        self._task: asyncio.Task[None] | None = None
+        self._gpus: tuple[FakeGpu, ...] = () if path else TWO_HEALTHY
+        self._seen: tuple[int, ...] = ()  # the file as it was when it was read last
+        self._error = ""
+        self._totals: dict[str, dict[str, float]] = {}  # UUID -> what counts up
+        self._fired: dict[str, tuple[int, ...]] = {}  # UUID -> the Xids that were fired
+        self._samples: dict[GpuKey, GpuSample] = {}
+        self._xids: list[XidEvent] = []
+        self._at: float | None = None  # of the last samples
+
+    def start(self, notify: Callable[[], None]) -> None:
+        """notify is called in the event loop when there is something new."""
+        self._notify = notify
+        self._task = asyncio.create_task(self._run(), name="demo")
+
+    async def stop(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+
+    def samples(self) -> Mapping[GpuKey, GpuSample]:
+        return dict(self._samples)
+
+    def take_xids(self) -> list[XidEvent]:
+        taken, self._xids = self._xids, []
+        return taken
+
+    def collectors(self) -> list[Collector]:
+        return [Collector("demo", not self._error, 0.0, self._at, self._error)]
+
+    async def _run(self) -> None:
+        while True:
+            now = time.monotonic()
+            if self._changed() or self._at is None or now - self._at >= SAMPLE_SECONDS:
+                self._sample(now)
+                self._notify()
+            await asyncio.sleep(LOOK_SECONDS)
+
+    def _changed(self) -> bool:
+        """Read the file if it is another than last time. A bad one leaves everything as it is."""
+        if self._path is None:
+            return False
+        try:
+            stat = os.stat(self._path)
+            stamp = (stat.st_ino, stat.st_size, stat.st_mtime_ns)
+            if stamp == self._seen:
+                return False
+            self._gpus, self._seen, error = load(self._path.read_bytes()), stamp, ""
+        except OSError as problem:
+            error = f"{self._path}: cannot be read ({problem.strerror}); check --demo.file"
+        except ValueError as problem:
+            self._seen, error = stamp, f"{self._path}: {problem}; the GPUs stay as they were"
+        if error and error != self._error:
+            log.warning(error)
+        self._error = error
+        return not error
+
+    def _sample(self, now: float) -> None:
+        passed = now - self._at if self._at is not None else 0.0
+        self._at = now
+        uuids = {gpu.uuid for gpu in self._gpus}
+        self._samples = {key: sample for key, sample in self._samples.items() if key.uuid in uuids}
+        for gpu in self._gpus:
+            self._fire(gpu, now)
+            if not gpu.hung:
+                sample = self._sample_of(gpu, now, passed)
+                self._samples[sample.info.key] = sample
+
+    def _fire(self, gpu: FakeGpu, now: float) -> None:
+        fired = self._fired.get(gpu.uuid, ())
+        added = gpu.xids[len(fired) :] if gpu.xids[: len(fired)] == fired else gpu.xids
+        self._fired[gpu.uuid] = gpu.xids
+        self._xids += [XidEvent(GpuKey(gpu.uuid), code, now, "demo") for code in added]
+
+    def _sample_of(self, gpu: FakeGpu, now: float, passed: float) -> GpuSample:
+        info = GpuInfo(GpuKey(gpu.uuid), str(gpu.index), gpu.name, f"00000000:{gpu.index + 1:02X}:00.0", "demo")
+        lost = gpu.lost or ("gpu_is_lost" if any(xid.of(code).kind == "lost" for code in gpu.xids) else "")
+        if lost:
+            return GpuSample(info, "demo", now, {}, dict.fromkeys(signals.BY_NAME, "gpu_is_lost"), lost, gpu.pods)
+        values = readings(gpu, now)
+        totals = self._totals.setdefault(gpu.uuid, {"energy": 1e6, **dict.fromkeys(_COUNTED.values(), 0.0)})
+        totals["energy"] += values["power"] * passed
+        for reason in gpu.throttle:
+            if reason in _COUNTED:
+                totals[_COUNTED[reason]] += passed
+        values |= totals
+        values |= gpu.values
+        return GpuSample(
+            info,
+            "demo",
+            now,
+            {name: value for name, value in values.items() if name not in gpu.missing},
+            gpu.missing,
+            pods=gpu.pods,
+        )

@@ -1,0 +1,29 @@
+"""plimsoll-scaler: arguments -> settings -> run.
+
+May not be in here: anything else.
+"""
+
+import asyncio
+import os
+import sys
+from collections.abc import Sequence
+
+from exporter.kit import log
+from exporter.kit.config import ConfigError
+from scaler import app, settings
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit status: 0 after SIGTERM or SIGINT, 2 when the settings cannot be honoured."""
+    try:
+        chosen = settings.read(sys.argv[1:] if argv is None else argv, os.environ)
+        log.setup(chosen.log_level, chosen.log_format)
+        asyncio.run(app.run(chosen))
+    except ConfigError as error:
+        print(f"{settings.PROGRAM}: {error}", file=sys.stderr)  # noqa: T201 -- the log may not be set up
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

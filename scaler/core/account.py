@@ -1,0 +1,108 @@
+"""The wording of a decision: one line that a person can check against the numbers.
+
+May not be in here: anything that the decision depends on.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from scaler.core import policy
+from scaler.core.trigger import Trigger
+from scaler.core.view import Fleet, Replica
+
+MOST_NAMED = 5  # pods named in one line
+
+
+def number(value: float) -> str:
+    """Whole numbers without a point, others with two digits."""
+    return f"{value:.0f}" if value == int(value) else f"{value:.2f}"
+
+
+def few(items: Sequence[str]) -> str:
+    more = [f"{len(items) - MOST_NAMED} more"] if len(items) > MOST_NAMED else []
+    return ", ".join([*items[:MOST_NAMED], *more])
+
+
+def why_blind(replica: Replica, trigger: Trigger) -> str:
+    error = f", last error {replica.error}" if replica.error else ""
+    if replica.reading_age is None:
+        return f"{replica.pod} never read{error}"
+    if replica.reading_age > trigger.stale_after:
+        return f"{replica.pod} not read for {replica.reading_age:.0f} s{error}"
+    missing = [name for name in ("waiting", "running") if getattr(replica, name) is None]
+    return f"{replica.pod} without {' and '.join(missing)}{error}"
+
+
+def nothing_fresh(blind: Sequence[Replica], trigger: Trigger) -> str:
+    return (
+        f"none of {len(blind)} replicas has a fresh reading (limit {number(trigger.stale_after)} s): "
+        f"{few([why_blind(replica, trigger) for replica in blind])}; check that their exporters can reach them"
+    )
+
+
+def vetoes(trigger: Trigger, fleet: Fleet, seen: Sequence[Replica], blind: Sequence[Replica]) -> tuple[str, ...]:
+    """Why the answer may not be fewer replicas than there are: everything that is missing."""
+    found = []
+    if blind:
+        found.append(f"blind: {few([why_blind(replica, trigger) for replica in blind])}")
+    if without := [replica.pod for replica in seen if replica.kv_usage is None]:
+        found.append(f"no kv_usage: {few(without)}")
+    if fleet.unheard:
+        found.append(f"exporters never heard: {few(fleet.unheard)}")
+    return tuple(found)
+
+
+def sickness(replica: Replica) -> str:
+    """What ails a replica, its GPUs first; "" if nothing does."""
+    found = [
+        f"{gpu.uuid}{'/' + gpu.instance if gpu.instance else ''} {gpu.state}"
+        + (f" ({', '.join(f'{reason} -> {action}' for reason, action in gpu.reasons)})" if gpu.reasons else "")
+        for gpu in replica.gpus
+        if gpu.state not in ("healthy", "unknown")
+    ]
+    if replica.cause == "wedged":
+        found.append("wedged (work, no progress)")
+    if replica.sleeping:
+        found.append("asleep")
+    if not found and replica.capacity is not None and replica.capacity < 1:
+        found.append(f"{replica.health}, capacity {number(replica.capacity)}")
+    return f"pod {replica.pod}: {', '.join(found)}" if found else ""
+
+
+def sentence(
+    trigger: Trigger,
+    fleet: Fleet,
+    states: Mapping[str, str],
+    reason: str,
+    terms: Mapping[str, float],
+    held: Sequence[str],
+) -> str:
+    n = {name: number(value) for name, value in terms.items()}
+    gateway = f" gateway_waiting={n['gateway_waiting']}" if "gateway_waiting" in n else ""
+    knee = f"{n['running']} running / knee {n['knee']}"
+    if not terms["knee_learned"]:
+        knee += " (vLLM's cap: none learned)"
+    if terms["headroom"]:
+        knee += f" x {1 + terms['headroom']:g}"
+    rising = f", rising {n['trend_per_second']}/s" if terms["trend_per_second"] else ""
+    parts = [
+        f"waiting={n['waiting']} running={n['running']}{gateway} kv_usage={n['kv_usage']}",
+        f"demand {n['demand']} = {n['demand_base']} (larger of {n['demand_running']} from {knee}, "
+        f"{n['demand_kv']} from KV / {trigger.kv_cache_target:g}) + {n['demand_queue']} "
+        f"(backlog {n['backlog']}{rising} / {n['queue_per_replica']} a replica)",
+        f"replicas {n['replicas']}: " + ", ".join(f"{n[name]} {name}" for name in dict.fromkeys(states.values())),
+        f"needs {n['needed']}",
+    ]
+    if terms["capacity_unknown"]:
+        parts.append(f"{n['capacity_unknown']} of unknown capacity counted as whole")
+    if sick := [text for text in map(sickness, fleet.replicas) if text]:
+        parts.append("; ".join(sick[:MOST_NAMED]))
+    if held:
+        parts.append(f"holds at {n['replicas']} or more ({'; '.join(held)})")
+    if reason == "max_replicas":
+        parts.append(f"capped by maxReplicas {trigger.max_replicas}")
+    if reason == "advisory":
+        parts.append(f"advisory: would ask for {n['held']}, answers with the replicas there are")
+    there, tolerance = terms["replicas"], policy.value("hpa_tolerance")
+    if 0 < abs(terms["required"] / there - 1) <= tolerance:
+        parts.append(f"within the HPA's tolerance of {tolerance:g} around {n['replicas']}: it will not act")
+    return f"{n['required']} replicas ({reason}): " + "; ".join(parts)

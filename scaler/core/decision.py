@@ -1,0 +1,216 @@
+"""How many replicas a model needs: the policy, as a pure function.
+
+May not be in here: clocks, I/O, constants (policy.py has every one, with its source), the arithmetic of the work
+(demand.py) and of what replicas carry (capacity.py), the wording (account.py).
+
+1. Which replicas count. One is *blind* when its oldest reading is older than staleAfter, or its waiting or running is
+   missing; *dead* when its capacity is 0 (GPU lost or unhealthy, engine wedged or asleep); *impaired* when its capacity
+   is below 1. An unknown capacity is taken for 1, as the replica serves, and the account says so.
+2. The work, in whole replicas: what runs over the knee, or the KV cache that is held over its target, whichever is
+   more; plus the backlog, its rising trend included, over the queue that one replica can work off in time.
+3. The replicas that carry it, the least capable counted first: a dead one takes a place and carries nothing. The value
+   is absolute, so that replicas which are already on their way are never asked for twice.
+4. Missing is not zero. A blind replica keeps itself on top of the work that is seen, and while anything is missing (a
+   blind replica, a KV cache usage, an exporter that never answered) the answer is never below the replicas there are:
+   it can still grow. When nothing is known at all, the answer is Unknown, and the caller holds.
+5. maxReplicas caps what the work asks for; not what rule 4 holds, for a hold removes nothing.
+6. mode advisory answers with the replicas there are. The terms show what it would have said.
+
+There is no damping here beyond that: the HPA has a window of its own (300 s down), and two in a row only make the
+result harder to explain. Nor is anything done about the HPA's tolerance (a value within 10 % of the replicas there are
+changes nothing): the account says when it applies.
+"""
+
+import math
+from collections.abc import Mapping
+
+from msgspec import Struct, structs
+
+from scaler.core import account, policy
+from scaler.core.capacity import Learned, Lessons, carried, learn, replicas_for
+from scaler.core.demand import Demand, Point, demand, remember
+from scaler.core.trigger import QUEUE_DEPTH, Trigger
+from scaler.core.view import Fleet, Replica
+
+#: What decided; the label of plimsoll_scaler_decisions_total.
+REASONS = (
+    "idle",
+    "running",
+    "kv_cache",
+    "queue",
+    "lost_capacity",
+    "max_replicas",
+    "hold",
+    "advisory",
+    "unknown",
+)
+SUPPLYING, IMPAIRED, DEAD, BLIND = STATES = ("supplying", "impaired", "dead", "blind")
+
+
+class Memory(Struct, frozen=True):
+    """What one ScaledObject's decisions remember of the earlier ones."""
+
+    points: tuple[Point, ...] = ()
+    lessons: Lessons = Lessons()
+
+
+class Decision(Struct, frozen=True):
+    """An answer. terms: name -> number, in the order of the arithmetic; what is unknown is absent."""
+
+    required_replicas: float  # 0 or more, finite, in thousandths
+    active: bool
+    reason: str  # one of REASONS
+    terms: Mapping[str, float]
+    vetoes: tuple[str, ...]  # why it may not be fewer than there are
+    explanation: str  # one line
+
+
+class Unknown(Struct, frozen=True):
+    """No answer, and why: one line with cause, place and fix."""
+
+    reason: str
+
+
+def state(replica: Replica, trigger: Trigger) -> str:
+    """One of STATES. Blind goes before dead: of what cannot be seen, only that is sure."""
+    if replica.reading_age is None or replica.reading_age > trigger.stale_after:
+        return BLIND
+    if replica.waiting is None or replica.running is None:
+        return BLIND
+    if replica.capacity is None or replica.capacity >= 1:
+        return SUPPLYING
+    return IMPAIRED if replica.capacity > 0 else DEAD
+
+
+def recall(fleet: Fleet, memory: Memory) -> Fleet:
+    """The fleet with those that cannot be told by their model any more (their exporter restarted), but once were."""
+    ours = tuple(replica for replica in fleet.nameless if replica.id in memory.lessons.of)
+    return structs.replace(fleet, replicas=fleet.replicas + ours, nameless=()) if ours else fleet
+
+
+def decide(trigger: Trigger, fleet: Fleet, memory: Memory | None, now: float) -> tuple[Decision | Unknown, Memory]:
+    """The answer, and what to remember for the next one. `now`: monotonic seconds. Never raises on a Fleet."""
+    memory = memory or Memory()
+    if fleet.problem:
+        return Unknown(fleet.problem), memory
+    fleet = recall(fleet, memory)
+    states = {replica.id: state(replica, trigger) for replica in fleet.replicas}
+    seen = [replica for replica in fleet.replicas if states[replica.id] != BLIND]
+    blind = [replica for replica in fleet.replicas if states[replica.id] == BLIND]
+    if not seen:
+        return Unknown(account.nothing_fresh(blind, trigger)), structs.replace(memory, points=())
+
+    lessons = learn(memory.lessons, fleet.replicas)
+    gateway = fleet.gateway_waiting or 0.0
+    queue = sum(replica.waiting or 0.0 for replica in seen) + gateway
+    # A queue that is seen in part only rises when the other part comes back.
+    points, trend = ((), 0.0) if blind else remember(memory.points, now, queue)
+    work = demand(trigger, seen, lessons.typical, fleet.gateway_waiting, trend)
+
+    # One that was never read is a new one on its way: it will carry what its GPU lets it, and has nothing to keep.
+    new = [replica for replica in blind if replica.reading_age is None]
+    lost = len(blind) - len(new)
+    capacities = [1.0 if replica.capacity is None else replica.capacity for replica in (*seen, *new)]
+    needed = min(replicas_for(work.total, capacities) + lost, policy.value("most_replicas"))
+
+    there = max(len(fleet.replicas), fleet.spec_replicas or 0)
+    vetoes = account.vetoes(trigger, fleet, seen, blind)
+    capped = needed if trigger.max_replicas is None else min(needed, float(trigger.max_replicas))
+    held = max(capped, float(there)) if vetoes else capped
+    answer = float(fleet.spec_replicas or len(fleet.replicas)) if trigger.mode == "advisory" else held
+    required = _thousandths(answer)
+
+    whole = math.ceil(_thousandths(needed))
+    terms = _terms(work, lessons.typical, fleet, states, capacities) | {
+        "needed": _thousandths(needed),
+        # The work at which one more, or one fewer, is needed.
+        "demand_up": carried(whole - lost, capacities),
+        **({"demand_down": carried(whole - lost - 1, capacities)} if whole > lost else {}),
+        "held": _thousandths(held),
+        "required": required,
+    }
+    reason = _reason(trigger, work, (needed, capped, held), lost)
+    decision = Decision(
+        required_replicas=required,
+        active=work.waiting + work.running > 0 or bool(vetoes) or trigger.mode == "advisory",
+        reason=reason,
+        terms=terms,
+        vetoes=vetoes,
+        explanation=account.sentence(trigger, fleet, states, reason, terms, vetoes),
+    )
+    return decision, Memory(points, lessons)
+
+
+def metric_value(metric: str, trigger: Trigger, decision: Decision) -> tuple[int, float]:
+    """What KEDA is told: the same value as an int (rounded up) and as a float; finite, 0 or more.
+
+    A queue depth that rests on missing data, or is only advice, is told as what keeps the replicas there are.
+    """
+    value = decision.required_replicas
+    if metric == QUEUE_DEPTH:
+        target = trigger.queue_target or policy.value("queue_target")
+        keep = decision.terms["replicas"] * target
+        value = decision.terms["waiting"]
+        if trigger.mode == "advisory":
+            value = keep
+        elif decision.vetoes:
+            value = max(value, keep)
+        elif trigger.max_replicas is not None:
+            value = min(value, trigger.max_replicas * target)
+        value = _thousandths(min(value, policy.value("most_replicas") * target))
+    return math.ceil(value), value
+
+
+def _thousandths(value: float) -> float:
+    """KEDA hands a quantity of thousandths to the HPA. What is more than nothing stays more than nothing."""
+    return max(round(value, 3), 0.001) if value > 0 else 0.0
+
+
+def _reason(trigger: Trigger, work: Demand, steps: tuple[float, float, float], lost: int) -> str:
+    """The term without which the answer would be another, the last that touched it first."""
+    needed, capped, held = steps
+    if trigger.mode == "advisory":
+        return "advisory"
+    if held > capped:
+        return "hold"
+    if capped < needed:
+        return "max_replicas"
+    if needed <= 0:
+        return "idle"
+    if math.ceil(_thousandths(work.total)) < math.ceil(_thousandths(needed)):
+        return "hold" if lost else "lost_capacity"
+    if work.by_queue > 0 and math.ceil(_thousandths(work.base)) < math.ceil(_thousandths(work.total)):
+        return "queue"
+    return "kv_cache" if work.by_kv > work.by_running else "running"
+
+
+def _terms(
+    work: Demand, learned: Learned, fleet: Fleet, states: Mapping[str, str], capacities: list[float]
+) -> dict[str, float]:
+    count = {name: float(sum(each == name for each in states.values())) for name in STATES}
+    fresh = [replica for replica in fleet.replicas if states[replica.id] != BLIND]
+    ages = [replica.reading_age for replica in fleet.replicas if replica.reading_age is not None]
+    terms: dict[str, float | None] = {
+        "waiting": work.waiting,
+        "running": work.running,
+        "gateway_waiting": fleet.gateway_waiting,
+        "kv_usage": work.kv_usage,
+        "oldest_reading_seconds": max(ages),
+        "knee": work.knee,
+        "knee_learned": float(learned.knee is not None),
+        "headroom": work.headroom,
+        "demand_running": work.by_running,
+        "demand_kv": work.by_kv,
+        "demand_base": work.base,
+        "trend_per_second": work.trend,
+        "backlog": work.backlog,
+        "service_rate": learned.service_rate,
+        "queue_per_replica": work.per_replica,
+        "demand_queue": work.by_queue,
+        "demand": work.total,
+        "replicas": float(len(fleet.replicas)),
+        **count,
+        "capacity_unknown": float(sum(replica.capacity is None for replica in fresh)),
+        "supply": sum(1.0 if replica.capacity is None else replica.capacity for replica in fresh),
+    }
+    return {name: number for name, number in terms.items() if number is not None}

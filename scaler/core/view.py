@@ -1,0 +1,294 @@
+"""What the scaler sees: nodes as their feeds told them, and the replicas of one ScaledObject among them.
+
+May not be in here: how a feed is read (sources/feed.py), what follows from a fleet (decision.py).
+
+A replica is one pod, or one endpoint where no pod is known: all engine rows of it that the trigger selects. Over its
+engines (data parallelism) requests, tokens and learned numbers are summed, KV usage is the highest, capacity the
+lowest, the age the oldest. Where one engine's number is missing the sum is missing: a part is never taken for a whole.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from urllib.parse import urlsplit
+
+from msgspec import Struct
+
+from scaler.core import policy
+from scaler.core.selector import meets
+from scaler.core.trigger import Trigger
+
+HEALTH = ("healthy", "unknown", "degraded", "unhealthy", "lost")  # from best to worst
+
+
+class GpuView(Struct, frozen=True):
+    uuid: str
+    instance: str = ""
+    index: str = ""
+    name: str = ""
+    state: str = "unknown"
+    reasons: tuple[tuple[str, str], ...] = ()  # (reason, action), worst first
+    capacity: float | None = None
+
+
+class EngineView(Struct, frozen=True):
+    """One engine of one model behind one URL, as the feed has it (proto/signals.proto). None: missing."""
+
+    endpoint: str
+    namespace: str = ""
+    pod: str = ""
+    container: str = ""
+    model: str = ""
+    engine: str = ""
+    kind: str = ""
+    labels: Mapping[str, str] = {}
+    seen_seconds: float = 0.0
+    error: str = ""
+    waiting: float | None = None
+    running: float | None = None
+    kv_usage: float | None = None
+    kv_capacity_tokens: float | None = None
+    prompt_tokens_total: float | None = None
+    generation_tokens_total: float | None = None
+    requests_finished_total: float | None = None
+    preemptions_total: float | None = None
+    rejections_total: float | None = None
+    sleeping: bool | None = None
+    gpus: tuple[str, ...] = ()  # "UUID" or "UUID/instance"
+    health: str = "unknown"
+    capacity: float | None = None
+    saturation: float | None = None
+    cause: str = ""
+    requests_per_second: float | None = None
+    tokens_per_second: float | None = None
+    knee_running: float | None = None
+    service_rate: float | None = None
+    queued_seconds: float = 0.0
+
+
+class NodeView(Struct, frozen=True):
+    """What one exporter said last. All ages are those at `at`: they grow with the time since."""
+
+    address: str  # of the exporter
+    since: float  # when the address was first listed
+    at: float | None = None  # when its newest message arrived; None: it never answered
+    connected: bool = False
+    error: str = ""  # why it is not connected
+    node: str = ""
+    boot: str = ""
+    sequence: int = 0
+    engines: tuple[EngineView, ...] = ()
+    engine_ages: tuple[float | None, ...] = ()  # one for each engine; None: never read
+    gpus: tuple[GpuView, ...] = ()
+    gpu_ages: tuple[float | None, ...] = ()
+
+
+class Replica(Struct, frozen=True):
+    """One replica as far as it is known. Times are seconds, counters count from its start, None is missing."""
+
+    pod: str  # its endpoint where no pod is known
+    node: str = ""
+    namespace: str = ""
+    model: str = ""
+    kind: str = ""
+    engines: int = 1
+    ready: bool | None = None
+    age: float = 0.0  # since it was first seen
+    reading_age: float | None = None  # of its oldest reading; None: never read
+    error: str = ""  # of the last attempt to read it
+    waiting: float | None = None
+    running: float | None = None
+    kv_usage: float | None = None
+    kv_capacity_tokens: float | None = None
+    prompt_tokens_total: float | None = None
+    generation_tokens_total: float | None = None
+    requests_finished_total: float | None = None
+    preemptions_total: float | None = None
+    sleeping: bool | None = None
+    health: str = "unknown"
+    capacity: float | None = None  # 0..1 of a whole replica
+    cause: str = ""  # the exporter's diagnosis
+    knee_running: float | None = None
+    service_rate: float | None = None
+    gpus: tuple[GpuView, ...] = ()
+
+    @property
+    def id(self) -> str:
+        return f"{self.node}/{self.namespace}/{self.pod}"  # an endpoint may be the loopback of several nodes
+
+
+class Fleet(Struct, frozen=True):
+    """The replicas of one ScaledObject. `problem` is not empty: nothing can be said, and why, in one line."""
+
+    replicas: tuple[Replica, ...] = ()
+    gateway_waiting: float | None = None
+    spec_replicas: int | None = None
+    nameless: tuple[Replica, ...] = ()  # never read, so of no known model: ours only if we have seen them before
+    unheard: tuple[str, ...] = ()  # exporters that are listed and never answered: what they see is missing here
+    problem: str = ""
+
+
+class _Row(Struct, frozen=True):
+    view: NodeView
+    engine: EngineView
+    age: float | None  # of the reading, now
+
+
+def fleet(nodes: Sequence[NodeView], trigger: Trigger, now: float) -> Fleet:
+    """The replicas that the trigger selects; never raises."""
+    views = _current(nodes)
+    heard = [view for view in views if view.at is not None]
+    unheard = tuple(f"{view.address} ({view.error or 'no answer yet'})" for view in views if view.at is None)
+    if problem := _missing_exporters(views, heard, unheard, now):
+        return Fleet(problem=problem)
+    rows, nameless, problem = _selected(heard, trigger, now)
+    if problem:
+        return Fleet(problem=problem)
+    return Fleet(replicas=_replicas(rows), nameless=_replicas(nameless), unheard=unheard)
+
+
+def _current(nodes: Iterable[NodeView]) -> list[NodeView]:
+    """The views without those that a newer exporter of the same node has replaced (its pod was restarted)."""
+    newest = {view.node: view.at for view in nodes if view.connected and view.node and view.at is not None}
+    return [
+        view
+        for view in nodes
+        if view.connected or view.at is None or newest.get(view.node) is None or view.at > newest[view.node]
+    ]
+
+
+def _missing_exporters(views: Sequence[NodeView], heard: Sequence[NodeView], unheard: Sequence[str], now: float) -> str:
+    """Why the exporters cannot be believed to have told everything; "": they can."""
+    if not views:
+        return "no exporter is known: what --exporters names has no address yet; check the name, and that exporters run"
+    if not heard:
+        return f"no exporter has answered: {_few(unheard)}; check --exporters, and that the feed's port can be reached"
+    # A scaler that has just started and sees half of the nodes would ask for half of the replicas.
+    start, grace = min(view.since for view in views), policy.value("unheard_grace")
+    if any(view.at is None and view.since - start < grace and now - view.since < grace for view in views):
+        return f"{len(unheard)} of {len(views)} exporters have not answered yet: {_few(unheard)}; wait {grace:g} s"
+    return ""
+
+
+def _selected(views: Iterable[NodeView], trigger: Trigger, now: float) -> tuple[list[_Row], list[_Row], str]:
+    """The engine rows that the trigger selects, those that it might (no model known yet), and why there are none."""
+    rows: list[_Row] = []
+    nameless: list[_Row] = []
+    others: set[str] = set()  # models that were passed over
+    elsewhere: set[str] = set()  # namespaces that were passed over
+    for view in views:
+        elapsed = max(0.0, now - view.at) if view.at is not None else 0.0
+        for engine, age in zip(view.engines, view.engine_ages, strict=True):
+            if engine.namespace not in ("", trigger.namespace):
+                elsewhere.add(engine.namespace)
+            elif not meets(trigger.pod_selector, engine.labels) or (
+                engine.model and trigger.model not in ("", engine.model)
+            ):
+                others.add(engine.model)
+            else:
+                sure = engine.model or trigger.pod_selector or not trigger.model
+                (rows if sure else nameless).append(_Row(view, engine, None if age is None else age + elapsed))
+    models = {row.engine.model for row in rows if row.engine.model}
+    if not (trigger.model or trigger.pod_selector) and len(models) > 1:
+        return [], [], f"the fleet serves {len(models)} models ({_few(sorted(models))}); name one with the key model"
+    return rows, nameless, "" if rows else _nothing(trigger, others - {""}, elsewhere)
+
+
+def _nothing(trigger: Trigger, others: set[str], elsewhere: set[str]) -> str:
+    wanted = [
+        f"{key} {trigger.shown[key]}" for key in sorted(trigger.shown) if key.startswith(("model", "podSelector"))
+    ]
+    seen = []
+    if others:
+        seen.append(f"models seen there: {_few(sorted(others))}")
+    if elsewhere:
+        seen.append(f"engines in other namespaces: {_few(sorted(elsewhere))}")
+    return (
+        f"no engine in namespace {trigger.namespace} is selected by {' and '.join(wanted) or 'the empty trigger'} "
+        f"({'; '.join(seen) or 'no engine is seen at all'}); check model, podSelector and the exporters' engines, "
+        "or wait for a first replica"
+    )
+
+
+def _replicas(rows: Iterable[_Row]) -> tuple[Replica, ...]:
+    groups: dict[str, dict[str, list[_Row]]] = {}
+    for row in rows:
+        groups.setdefault(_identity(row), {}).setdefault(row.view.address, []).append(row)
+    # A pod runs on one node: of several that tell of it, the one that read it last has it.
+    return tuple(_replica(min(by_node.values(), key=_freshness)) for _, by_node in sorted(groups.items()))
+
+
+def _identity(row: _Row) -> str:
+    engine = row.engine
+    if engine.pod:
+        return f"{engine.namespace}/{engine.pod}"
+    host = _host(engine.endpoint)
+    own = host in ("localhost", "::1", "") or host.startswith("127.")
+    return f"{row.view.node or row.view.address} {engine.endpoint}" if own else engine.endpoint
+
+
+def _host(url: str) -> str:
+    try:
+        return urlsplit(url).hostname or ""
+    except ValueError:
+        return ""
+
+
+def _freshness(rows: Sequence[_Row]) -> tuple[float, str]:
+    return min(float("inf") if row.age is None else row.age for row in rows), rows[0].view.address
+
+
+def _replica(rows: Sequence[_Row]) -> Replica:
+    view, first = rows[0].view, rows[0].engine
+    engines = [row.engine for row in rows]
+    known = {f"{gpu.uuid}/{gpu.instance}" if gpu.instance else gpu.uuid: gpu for gpu in view.gpus}
+    gpus = dict.fromkeys(key for engine in engines for key in engine.gpus)
+    ages = [row.age for row in rows]
+    causes = dict.fromkeys(engine.cause for engine in engines if engine.cause)
+    return Replica(
+        pod=first.pod or first.endpoint,
+        node=view.node,
+        namespace=first.namespace,
+        model=",".join(sorted({engine.model for engine in engines if engine.model})),
+        kind=first.kind,
+        engines=len(engines),
+        age=max(engine.seen_seconds for engine in engines),
+        reading_age=_all(ages, max),
+        error=next((engine.error for engine in engines if engine.error), ""),
+        waiting=_all([engine.waiting for engine in engines], sum),
+        running=_all([engine.running for engine in engines], sum),
+        kv_usage=_all([engine.kv_usage for engine in engines], max),
+        kv_capacity_tokens=_all([engine.kv_capacity_tokens for engine in engines], sum),
+        prompt_tokens_total=_all([engine.prompt_tokens_total for engine in engines], sum),
+        generation_tokens_total=_all([engine.generation_tokens_total for engine in engines], sum),
+        requests_finished_total=_all([engine.requests_finished_total for engine in engines], sum),
+        preemptions_total=_all([engine.preemptions_total for engine in engines], sum),
+        sleeping=any(engine.sleeping for engine in engines),
+        health=max((engine.health for engine in engines), key=_rank),
+        capacity=_capacity(engines),
+        cause="wedged" if "wedged" in causes else next(iter(causes), ""),
+        knee_running=_all([engine.knee_running for engine in engines], sum),
+        service_rate=_all([engine.service_rate for engine in engines], sum),
+        gpus=tuple(known[key] for key in gpus if key in known),
+    )
+
+
+def _all(values: Sequence[float | None], combine: Callable[[Sequence[float]], float]) -> float | None:
+    present = [value for value in values if value is not None]
+    return combine(present) if len(present) == len(values) else None
+
+
+def _rank(health: str) -> int:
+    return HEALTH.index(health) if health in HEALTH else HEALTH.index("unknown")
+
+
+def _capacity(engines: Sequence[EngineView]) -> float | None:
+    """The lowest. An unknown one cannot raise it, nor make a replica known to be whole. Asleep carries nothing."""
+    if any(engine.sleeping for engine in engines):
+        return 0.0
+    known = [engine.capacity for engine in engines if engine.capacity is not None]
+    least = min(known, default=1.0)
+    return None if least >= 1.0 and len(known) < len(engines) else least
+
+
+def _few(names: Sequence[str], most: int = 5) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

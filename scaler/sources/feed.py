@@ -1,0 +1,253 @@
+"""The exporters' feeds: one task for each exporter's address keeps one NodeView up to date.
+
+May not be in here: what is made of a view (core/view.py).
+
+A message that is malformed (a number that is not finite or below 0, ages that do not fit, `unchanged` with nothing
+before it) is dropped with its connection: the node's last view stays and grows old, and nothing else is touched.
+A feed that is silent for SILENCE is lost, whether the exporter hangs or its node is dead.
+"""
+
+import asyncio
+import logging
+import math
+import random
+import socket
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Any
+
+import grpc
+import grpc.aio
+from msgspec import structs
+
+from exporter.pb import signals_pb2 as pb
+from exporter.pb.signals_pb2_grpc import SignalsStub
+from scaler.core.view import EngineView, GpuView, NodeView
+
+DNS = "dns:"
+RESOLVE_EVERY = 5.0  # s
+SILENCE = 10.0  # s; the feed has a heartbeat of about a second
+BACK_OFF = (0.2, 5.0)  # s, first and longest; each is doubled and jittered
+FORGET_AFTER = 300.0  # s after an address is no longer listed: the HPA's own window for scaling down
+LARGEST_MESSAGE = 4 * 1024 * 1024  # bytes; a node with 100 engines sends about 50 kB
+LARGEST_NUMBER = 1e15  # beyond what any engine counts to; keeps sums finite and exact
+
+log = logging.getLogger("feed")
+
+#: A name -> its addresses as host:port.
+Resolve = Callable[[str], Awaitable[Iterable[str]]]
+
+
+class Malformed(Exception):
+    """A message that cannot be believed. str() says what is wrong with it."""
+
+
+class Feeds:
+    """The views of all exporters. `version` grows with every change; `notify` is called on each, in the event loop."""
+
+    def __init__(
+        self,
+        exporters: Sequence[str],
+        notify: Callable[[], None],
+        clock: Callable[[], float],
+        resolve: Resolve | None = None,
+    ) -> None:
+        self.version = 0
+        self._exporters = tuple(exporters)
+        self._notify = notify
+        self._clock = clock
+        self._resolve = resolve or addresses
+        self._views: dict[str, NodeView] = {}
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._unlisted: dict[str, float] = {}  # address -> since when no name has it any more
+        self._names: dict[str, tuple[str, ...]] = {}  # name -> its last known addresses
+        self._failing: set[str] = set()  # names that could not be resolved last time
+
+    def views(self) -> tuple[NodeView, ...]:
+        return tuple(self._views.values())
+
+    async def run(self) -> None:
+        """Follow the exporters until cancelled."""
+        try:
+            while True:
+                self._list([address for name in self._exporters for address in await self._addresses(name)])
+                await asyncio.sleep(RESOLVE_EVERY)
+        finally:
+            for task in self._tasks.values():
+                task.cancel()
+            await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+
+    async def _addresses(self, name: str) -> tuple[str, ...]:
+        if not name.startswith(DNS):
+            return (name,)
+        try:
+            found = tuple(sorted(set(await self._resolve(name.removeprefix(DNS)))))
+        except OSError as error:
+            if name not in self._failing:
+                log.warning("%s: %s; keeping the addresses known before; check the Service's name", name, error)
+            self._failing.add(name)
+            return self._names.get(name, ())
+        self._failing.discard(name)
+        self._names[name] = found
+        return found
+
+    def _list(self, listed: Sequence[str]) -> None:
+        """Start following what is new; forget what has long been gone."""
+        now = self._clock()
+        for address in listed:
+            self._unlisted.pop(address, None)
+            if address not in self._tasks:
+                self._views[address] = NodeView(address, now)
+                self._tasks[address] = asyncio.create_task(self._follow(address), name=f"feed {address}")
+                self._changed()
+        for address in set(self._tasks) - set(listed):
+            gone_for = now - self._unlisted.setdefault(address, now)
+            if gone_for >= FORGET_AFTER and not self._views[address].connected:
+                self._tasks.pop(address).cancel()
+                del self._views[address], self._unlisted[address]
+                log.info("exporter %s: forgotten, not listed for %.0f s", address, gone_for)
+                self._changed()
+
+    async def _follow(self, address: str) -> None:
+        """Watch one exporter, for ever."""
+        first, longest = BACK_OFF
+        options = [
+            ("grpc.max_receive_message_length", LARGEST_MESSAGE),
+            ("grpc.initial_reconnect_backoff_ms", 200),
+            ("grpc.max_reconnect_backoff_ms", 2000),
+            ("grpc.use_local_subchannel_pool", 1),  # one exporter's back-off is none of another's
+        ]
+        wait = first
+        async with grpc.aio.insecure_channel(address, options=options) as channel:
+            while True:
+                before = self._views[address].at
+                error = await self._watch(address, SignalsStub(channel))  # type: ignore[no-untyped-call] # generated
+                if self._views[address].at != before:
+                    wait = first
+                if self._views[address].connected or self._views[address].error == "":
+                    log.warning("exporter %s: lost: %s; trying again", address, error)
+                self._set(address, connected=False, error=error)
+                # Jitter spreads scalers that lost an exporter together; S311 is about secrets, which this is not.
+                await asyncio.sleep(wait * random.uniform(0.5, 1.0))  # noqa: S311
+                wait = min(wait * 2, longest)
+
+    async def _watch(self, address: str, stub: Any) -> str:
+        """One connection until it ends; returns why it did, in one line."""
+        call = stub.Watch(pb.WatchRequest(client=f"plimsoll-scaler {socket.gethostname()}"))
+        last: NodeView | None = None  # as of this connection: `unchanged` can refer to nothing before it
+        try:
+            while True:
+                async with asyncio.timeout(SILENCE):
+                    message = await call.read()
+                if message is grpc.aio.EOF:
+                    return _ended(await call.code(), await call.details())
+                last = decode(message, self._views[address], last)
+                if not self._views[address].connected:
+                    log.info("exporter %s: connected, node %s", address, last.node)
+                self._views[address] = structs.replace(last, at=self._clock(), connected=True, error="")
+                self._changed()
+        except TimeoutError:
+            return f"silent for {SILENCE:g} s"
+        except Malformed as error:
+            return f"malformed message: {error}"
+        except grpc.aio.AioRpcError as error:
+            return _ended(error.code(), error.details())
+        finally:
+            call.cancel()
+
+    def _set(self, address: str, **changes: Any) -> None:
+        self._views[address] = structs.replace(self._views[address], **changes)
+        self._changed()
+
+    def _changed(self) -> None:
+        self.version += 1
+        self._notify()
+
+
+async def addresses(name: str) -> list[str]:
+    """All addresses of host:port. Raises OSError."""
+    host, _, port = name.rpartition(":")
+    found = await asyncio.get_running_loop().getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)
+    return [f"[{address[0]}]:{port}" if ":" in str(address[0]) else f"{address[0]}:{port}" for *_, address in found]
+
+
+def _ended(code: grpc.StatusCode, details: str | None) -> str:
+    if code is grpc.StatusCode.OK:
+        return "the exporter ended the feed"
+    return f"{code.name}: {' '.join((details or '').split())[:200]}"
+
+
+# The wire -> the view.
+
+_NUMBERS = (
+    *("waiting", "running", "kv_usage", "kv_capacity_tokens", "prompt_tokens_total", "generation_tokens_total"),
+    *("requests_finished_total", "preemptions_total", "rejections_total", "capacity", "saturation"),
+    *("requests_per_second", "tokens_per_second", "knee_running", "service_rate"),
+)
+_RATIOS = ("kv_usage", "capacity")  # 0..1
+_TEXTS = ("endpoint", "namespace", "pod", "container", "model", "engine", "kind", "error", "cause")
+
+
+def decode(message: pb.NodeSignals, known: NodeView, last: NodeView | None) -> NodeView:
+    """The view after this message. known: who the exporter is; last: what this connection said before.
+
+    Raises Malformed.
+    """
+    if message.unchanged:
+        if last is None or last.boot != message.boot:
+            raise Malformed("`unchanged`, but no full message came before")
+        view = last
+    else:
+        view = structs.replace(
+            known,
+            node=message.node,
+            boot=message.boot,
+            engines=tuple([_engine(engine) for engine in message.engines]),
+            gpus=tuple([_gpu(gpu) for gpu in message.gpus]),
+        )
+    return structs.replace(
+        view,
+        sequence=message.sequence,
+        engine_ages=_ages(message.engine_age_seconds, len(view.engines), "engine"),
+        gpu_ages=_ages(message.gpu_age_seconds, len(view.gpus), "GPU"),
+    )
+
+
+def _engine(engine: pb.Engine) -> EngineView:
+    numbers: dict[str, Any] = {name: getattr(engine, name) for name in _NUMBERS if engine.HasField(name)}
+    numbers["seen_seconds"], numbers["queued_seconds"] = engine.seen_seconds, engine.queued_seconds
+    for name, value in numbers.items():
+        if not 0 <= value <= (1 if name in _RATIOS else LARGEST_NUMBER):  # NaN is in no range
+            raise Malformed(f"engine {engine.endpoint[:200]!r}: {name} is {value!r}")
+    if engine.HasField("sleeping"):
+        numbers["sleeping"] = engine.sleeping
+    return EngineView(
+        **{name: getattr(engine, name) for name in _TEXTS},
+        labels=dict(engine.labels),
+        gpus=tuple(engine.gpus),
+        health=engine.health or "unknown",
+        **numbers,
+    )
+
+
+def _gpu(gpu: pb.Gpu) -> GpuView:
+    capacity = gpu.capacity if gpu.HasField("capacity") else None
+    if capacity is not None and not 0 <= capacity <= 1:
+        raise Malformed(f"GPU {gpu.uuid[:200]!r}: capacity is {capacity!r}")
+    return GpuView(
+        uuid=gpu.uuid,
+        instance=gpu.instance,
+        index=gpu.index,
+        name=gpu.name,
+        state=gpu.state or "unknown",
+        reasons=tuple((reason.reason, reason.action) for reason in gpu.reasons),
+        capacity=capacity,
+    )
+
+
+def _ages(ages: Sequence[float], count: int, what: str) -> tuple[float | None, ...]:
+    """Seconds, None for a negative age: never read."""
+    if len(ages) != count:
+        raise Malformed(f"{len(ages)} ages for {count} {what}s")
+    if not all(map(math.isfinite, ages)):
+        raise Malformed(f"an age of a {what} is not finite")
+    return tuple([None if age < 0 else age for age in ages])

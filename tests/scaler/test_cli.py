@@ -1,0 +1,151 @@
+"""The `plimsoll` command, end to end: argv -> a running scaler -> text and exit status."""
+
+import asyncio
+import sys
+import types
+from collections.abc import AsyncIterator
+
+import pytest
+from aiohttp import web
+
+from exporter.kit.version import VERSION
+from exporter.pb import signals_pb2 as pb
+from scaler import cli
+from tests.scaler.fakes import FakeExporter, Keda, Scaler, engine, exporter, scaler, signals
+
+LOST = pb.Gpu(uuid="GPU-1", state="lost", capacity=0.0, reasons=[pb.Reason(reason="xid_79", action="reset_gpu")])
+
+
+@pytest.fixture
+async def fake() -> AsyncIterator[FakeExporter]:
+    async with exporter() as running:
+        taught = engine("llama-0", waiting=28, running=4, knee_running=8, service_rate=0.5, kv_usage=0.3)
+        sick = engine("llama-1", capacity=0.0, gpus=["GPU-1"])
+        running.send(signals(taught, sick, engine("llama-2", waiting=None, error="timeout"), gpus=[LOST]))
+        yield running
+
+
+@pytest.fixture
+async def running(fake: FakeExporter) -> AsyncIterator[Scaler]:
+    async with scaler(fake.address) as started:
+        await started.connected()
+        yield started
+
+
+async def explain(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    """Exit status, stdout, stderr."""
+    try:
+        status = await asyncio.to_thread(cli.main, ["explain", *arguments])
+    except SystemExit as ended:
+        status = int(ended.code or 0)
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err
+
+
+async def test_explain_accounts_for_the_answer(running: Scaler, capsys: pytest.CaptureFixture[str]) -> None:
+    value, explanation = await Keda(running.ports.grpc, {"model": "llama"}).metrics()
+    status, said, errors = await explain(capsys, "default/llama", "--scaler", running.web)
+    assert (status, errors) == (0, "")
+    blocks = {block.splitlines()[0].split(":")[0]: block for block in said.split("\n\n")}
+    assert list(blocks) == [
+        "ScaledObject default/llama",
+        "settings",
+        "inputs",
+        "arithmetic",
+        "vetoes (not fewer than there are, until these are mended)",
+        "what would change the answer",
+        "answer",
+    ]
+    assert "staleAfter     15s  (default)" in said
+    assert "model          llama\n" in said
+    first, second, third = blocks["inputs"].splitlines()[2:]
+    assert first.split() == ["llama-0", "supplying", first.split()[2], "28", "4", "0.30", "1", "8", "0.50"]
+    assert "pod llama-1: GPU-1 lost (xid_79 -> reset_gpu)" in second
+    assert third.split()[:2] == ["llama-2", "blind"]
+    assert "timeout" in third
+    # 28 waiting at 30 a replica, one replica with a queue, one dead, one blind.
+    for number, name in (("0.93", "demand_queue"), ("1", "demand_base"), ("1.93", "demand"), ("3.93", "needed")):
+        assert [name, number] in [line.split()[:2] for line in blocks["arithmetic"].splitlines()]
+    assert "5 are needed when demand passes 2 (it is 1.93): about 3 more waiting" in said
+    assert explanation in said
+    assert value.metricValueFloat == pytest.approx(3.933)
+
+
+async def test_explain_when_there_is_no_answer(
+    fake: FakeExporter, running: Scaler, capsys: pytest.CaptureFixture[str]
+) -> None:
+    keda = Keda(running.ports.grpc, {"model": "gpt"})
+    await keda.refused()
+    status, said, _ = await explain(capsys, "default/llama", "--scaler", running.web)
+    assert status == 3
+    assert "GetMetrics fails (UNAVAILABLE), and the HPA holds: no engine in namespace default" in said
+
+
+async def test_explain_when_the_trigger_is_wrong(running: Scaler, capsys: pytest.CaptureFixture[str]) -> None:
+    await Keda(running.ports.grpc, {"modle": "x"}).refused()
+    status, said, _ = await explain(capsys, "default/llama", "--scaler", running.web)
+    assert status == 3
+    assert "GetMetrics fails (INVALID_ARGUMENT): ScaledObject default/llama: trigger metadata key 'modle'" in said
+
+
+WRONG = [
+    (["llama"], 2, "is not NAMESPACE/NAME"),
+    (["a/b/c"], 2, "is not NAMESPACE/NAME"),
+    (["a/b", "--scaler", "file:///etc/passwd"], 2, "is not a URL"),
+    (["a/b", "--scaler", "http://127.0.0.1:1"], 1, "cannot be reached"),
+    ([], 2, "required"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "expected", "words"), WRONG, ids=[" ".join(row[0]) for row in WRONG])
+async def test_explain_fails_in_one_clear_line(
+    arguments: list[str], expected: int, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, said, errors = await explain(capsys, *arguments)
+    assert (status, said) == (expected, "")
+    assert words in errors.splitlines()[-1]
+
+
+async def test_explain_of_an_object_that_keda_never_asked_for(
+    running: Scaler, capsys: pytest.CaptureFixture[str]
+) -> None:
+    await Keda(running.ports.grpc, {"model": "llama"}).metrics()
+    status, _, errors = await explain(capsys, "default/other", "--scaler", running.web)
+    assert status == 1
+    assert "KEDA has not asked for ScaledObject default/other here; it asks for: default/llama" in errors
+
+
+@pytest.mark.parametrize("body", ["<html>", "[]", "{}"])
+async def test_explain_of_another_server(body: str, capsys: pytest.CaptureFixture[str]) -> None:
+    async def answer(request: web.Request) -> web.Response:
+        return web.Response(text=body, status=200 if body != "{}" else 404)
+
+    app = web.Application()
+    app.router.add_get("/{path:.*}", answer)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    try:
+        status, _, errors = await explain(capsys, "a/b", "--scaler", f"http://127.0.0.1:{runner.addresses[0][1]}")
+    finally:
+        await runner.cleanup()
+    assert status == 1
+    assert "plimsoll-scaler" in errors
+    assert errors.count("\n") == 1
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["--version"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out == f"plimsoll {VERSION}\n"
+
+
+def test_demo_is_dispatched_with_its_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
+    demo = types.ModuleType("scaler.demo")
+    seen: list[list[str]] = []
+    demo.main = lambda argv: seen.append(argv) or 7  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "scaler.demo", demo)
+    assert cli.main(["demo", "--scenario", "burst"]) == 7
+    assert seen == [["--scenario", "burst"]]
