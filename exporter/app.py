@@ -22,6 +22,7 @@ from exporter.sources.engines import EngineSource, TargetFile
 
 log = logging.getLogger("exporter")
 
+NOT_READY = "not ready: nothing has been read yet; ask again in a second"
 #: Seconds for which a rendered page is served again, so that the ages on it are true to this.
 PAGE_SECONDS = 1.0
 #: A source's readings are stale after so many polls without one.
@@ -116,7 +117,7 @@ def application(cycle: Cycle, feed: Feed, metrics_path: str) -> web.Application:
         openmetrics = publish.wants_openmetrics(request.headers.get("Accept", ""))
         snapshot, now = cycle.snapshot, time.monotonic()
         if snapshot is None:
-            return web.Response(status=503, text="no snapshot yet: the sources have just been started; try again\n")
+            return web.Response(status=503, text=f"# {NOT_READY}\n")
         cached = cache.get(openmetrics)
         if cached is None or cached[0] is not snapshot or now - cached[1] > PAGE_SECONDS:
             own = {"plimsoll_feed_subscribers": feed.subscribers, "plimsoll_feed_messages_total": feed.messages}
@@ -129,7 +130,7 @@ def application(cycle: Cycle, feed: Feed, metrics_path: str) -> web.Application:
 
     async def readyz(_: web.Request) -> web.Response:
         if cycle.snapshot is None:
-            return web.Response(status=503, text="not ready: nothing has been read yet\n")
+            return web.Response(status=503, text=f"{NOT_READY}\n")
         return web.Response(text="ready\n")
 
     async def status(_: web.Request) -> web.Response:

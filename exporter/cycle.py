@@ -6,13 +6,15 @@ May not be in here: which sources there are and who reads (app.py), deriving any
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Protocol
 
 from msgspec.structs import replace
 
 from exporter.core.model import Collector, EngineScrape, EngineTarget, GpuKey, GpuSample, Snapshot, XidEvent
 from exporter.core.node import NodeInputs, NodeMemory, step
+from exporter.kit.tasks import crash_message, keep_running
 
 log = logging.getLogger("exporter")
 
@@ -20,8 +22,6 @@ log = logging.getLogger("exporter")
 COALESCE_SECONDS = 0.1
 #: Seconds after which there is a new snapshot even without news: readings grow old by themselves.
 IDLE_SECONDS = 1.0
-#: Seconds before a task that crashed is started again.
-RESTART_SECONDS = 1.0
 #: Seconds that a source has to stop. A driver call that hangs is left behind.
 STOP_SECONDS = 2.0
 
@@ -89,8 +89,8 @@ class Cycle:
             except Exception as error:
                 self._crash(name, error)
         self._tasks = [
-            asyncio.create_task(self._keep_running("engines", engines.run)),
-            asyncio.create_task(self._keep_running("snapshot", self._run)),
+            asyncio.create_task(keep_running(run, partial(self._crash, name)), name=name)
+            for name, run in (("engines", engines.run), ("snapshot", self._run))
         ]
 
     async def stop(self) -> None:
@@ -140,18 +140,9 @@ class Cycle:
             )
         return replace(inputs, collectors=tuple(self._with_crashes(collectors)))
 
-    async def _keep_running(self, name: str, run: Callable[[], Awaitable[None]]) -> None:
-        """A task that ends is a fault in this program: said once in the log and on every page, then tried again."""
-        while True:
-            try:
-                await run()
-                raise RuntimeError("it ended by itself")
-            except Exception as error:
-                self._crash(name, error)
-            await asyncio.sleep(RESTART_SECONDS)
-
     def _crash(self, name: str, error: Exception) -> None:
-        message = f"{name}: crashed ({type(error).__name__}: {error}); started again; please report it with the log"
+        """Said once in the log, and on every page until the collector succeeds again."""
+        message = crash_message(name, error)
         before = self._crashes.get(name)
         if before is None or before[1] != message:
             log.error(message, exc_info=error)

@@ -16,7 +16,7 @@ import grpc
 from msgspec import Struct
 
 from exporter.core.model import Engine, Gpu, GpuKey, Snapshot
-from exporter.kit.config import ConfigError
+from exporter.kit import rpc
 from exporter.pb import signals_pb2 as pb
 
 log = logging.getLogger("feed")
@@ -62,20 +62,13 @@ class Feed:
 
     async def serve(self, address: tuple[str, int], option: str) -> int:
         """Start listening; returns the port. Raises ConfigError naming `option` when the address cannot be bound."""
-        host, port = address
-        shown = f"[{host}]:{port}" if ":" in host else f"{host or '[::]'}:{port}"
         server = grpc.aio.server(options=_OPTIONS)
         # Not the generated servicer: its serializer would encode the same message for each subscriber.
         watch: grpc.RpcMethodHandler[pb.WatchRequest, bytes] = grpc.unary_stream_rpc_method_handler(
             self.watch, request_deserializer=pb.WatchRequest.FromString
         )
         server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(_SERVICE, {"Watch": watch})])
-        try:
-            bound = server.add_insecure_port(shown)
-        except RuntimeError:
-            bound = 0
-        if not bound:
-            raise ConfigError(f"option {option}: cannot listen on {shown} (in use or not here); choose a free address")
+        bound = rpc.bind(server, address, option)
         await server.start()
         self._server = server
         return bound

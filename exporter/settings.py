@@ -3,6 +3,7 @@
 May not be in here: how options are read (kit/config.py), what is done with them (app.py).
 """
 
+import re
 import socket
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,7 +13,7 @@ from msgspec import Struct
 
 from exporter.core.model import EngineTarget
 from exporter.kit import log
-from exporter.kit.config import ConfigError, Option, choice, listen, load, seconds, string
+from exporter.kit.config import Option, choice, listen, load, seconds, string
 from exporter.kit.version import VERSION
 from exporter.sources.engines import targets
 
@@ -52,15 +53,20 @@ def url(raw: Any) -> str:
         good = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
     except ValueError:
         good = False
-    if text and (not good or parts.username is not None or not text.isprintable() or " " in text):
-        raise ValueError(f"{text!r} is not a URL; write for example http://127.0.0.1:9400/metrics, without credentials")
+    if text and (not good or not text.isprintable() or " " in text):
+        raise ValueError(f"{text!r} is not a URL; write for example http://127.0.0.1:9400/metrics")
+    if text and parts.username is not None:
+        # It would be on every page and in every log line.
+        raise ValueError(f"the URL of {parts.hostname!r} holds credentials; write it without them")
     return text
 
 
 def telemetry_path(raw: Any) -> str:
+    """A path of the web server that is not taken. Raises ValueError."""
     text = string(raw)
-    if not text.startswith("/") or text in TAKEN_PATHS or set(text) & set("{}?# ") or not text.isprintable():
-        raise ValueError(f"{text!r} cannot be the metrics path; write for example /metrics, none of {TAKEN_PATHS}")
+    if not re.fullmatch(r"/[A-Za-z0-9._~/-]+", text) or text in TAKEN_PATHS:
+        fix = f"write for example /metrics (not {', '.join(TAKEN_PATHS)})"
+        raise ValueError(f"{text!r} cannot be the metrics path; {fix}")
     return text
 
 
@@ -75,7 +81,7 @@ OPTIONS: tuple[Option, ...] = (
     Option("nvml.library", string, "", "path of libnvidia-ml.so.1, where the loader does not find it"),
     Option("nvml.interval", seconds, 1.0, "time between two readings of a GPU"),
     Option("nvml.deadline", seconds, 3.0, "time NVML has to answer before the GPU's readings count as missing"),
-    Option("demo.file", string, "", "JSON file with the state of the fake GPUs, read again when it changes"),
+    Option("demo.file", string, "", "JSON file with fake GPUs, read again when it changes; without it there are two"),
     Option("dcgm.url", url, "", "metrics URL of this node's dcgm-exporter, if there is one"),
     Option("dcgm.interval", seconds, 5.0, "time between two readings of dcgm-exporter"),
     Option("node", string, "", "this node's name; else the environment's NODE_NAME, else the host name"),
@@ -92,9 +98,4 @@ def read(argv: Sequence[str], environ: Mapping[str, str]) -> Settings:
     """The settings of this run. Raises ConfigError (one line: place, cause, fix); exits on --help and --version."""
     values = load(PROGRAM, VERSION, OPTIONS, argv, environ)
     values["node"] = values["node"] or environ.get("NODE_NAME") or socket.gethostname()
-    settings = Settings(**values)
-    if settings.gpu_source == "demo" and not settings.demo_file:
-        raise ConfigError(
-            "option gpu.source is demo, but demo.file is not set; name the file with the fake GPUs' state"
-        )
-    return settings
+    return Settings(**values)

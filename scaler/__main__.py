@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from exporter.kit import log
 from exporter.kit.config import ConfigError
-from scaler import app, settings
+from scaler import settings
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -18,6 +18,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         chosen = settings.read(sys.argv[1:] if argv is None else argv, os.environ)
         log.setup(chosen.log_level, chosen.log_format)
+        # gRPC's core would print its own view of a failure in a form of its own; it reads this when it is loaded.
+        os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+        from scaler import app  # noqa: PLC0415 -- see above
+
         asyncio.run(app.run(chosen))
     except ConfigError as error:
         print(f"{settings.PROGRAM}: {error}", file=sys.stderr)  # noqa: T201 -- the log may not be set up

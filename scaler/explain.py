@@ -86,11 +86,9 @@ def _turns(answer: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
     whole = math.ceil(terms["needed"])
     lines = []
     up = terms["demand_up"] - terms["demand"]
-    waiting = math.floor(up * terms["queue_per_replica"]) + 1
+    waiting = math.floor(round(up * terms["queue_per_replica"], 6)) + 1
     now, next_up = _number(terms["demand"]), _number(terms["demand_up"])
-    lines.append(
-        f"  {whole + 1} are needed when demand passes {next_up} (it is {now}): about {waiting} more waiting"
-    )
+    lines.append(f"  {whole + 1} are needed when demand passes {next_up} (it is {now}): about {waiting} more waiting")
     if "demand_down" in terms:
         lines.append(f"  {whole - 1} would do when demand falls to {_number(terms['demand_down'])}")
     if answer["vetoes"]:

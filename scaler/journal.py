@@ -6,6 +6,7 @@ May not be in here: what a record holds (core/record.py), when one is made (deci
 import logging
 import queue
 import threading
+import time
 
 from exporter.kit.config import ConfigError
 
@@ -42,12 +43,13 @@ class Journal:
                 log.error("%s: the disk is too slow; records are dropped; check the disk", self._path)
 
     def close(self, timeout: float) -> None:
-        """Write what waits, for at most `timeout` seconds."""
+        """Write what waits, for `timeout` seconds at most: the thread ends with the process."""
+        deadline = time.monotonic() + timeout
         try:
-            self._lines.put_nowait(None)
+            self._lines.put(None, timeout=timeout)
         except queue.Full:
-            return  # the disk hangs; the thread ends with the process
-        self._thread.join(timeout)
+            return
+        self._thread.join(max(0.0, deadline - time.monotonic()))
 
     def _run(self) -> None:
         failing = False

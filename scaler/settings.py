@@ -12,7 +12,6 @@ from msgspec import Struct
 from exporter.kit import log
 from exporter.kit.config import ConfigError, Option, choice, integer, listen, load, seconds, string, strings
 from exporter.kit.version import VERSION
-from scaler.sources.feed import DNS
 
 PROGRAM = "plimsoll-scaler"
 
@@ -30,14 +29,14 @@ class Settings(Struct, frozen=True):
     log_format: str
 
 
-_ADDRESS = re.compile(r"(?:\[[0-9a-fA-F:.]+\]|[A-Za-z0-9_.-]+):(?P<port>[0-9]{1,5})")
+_ADDRESS = re.compile(r"(?:dns:)?(?:\[[0-9a-fA-F:.]+\]|[A-Za-z0-9_.-]+):(?P<port>[0-9]{1,5})")
 
 
 def exporters(raw: Any) -> tuple[str, ...]:
     """A list of host:port and dns:host:port. Raises ValueError."""
     names = strings(raw)
     for name in names:
-        match = _ADDRESS.fullmatch(name.removeprefix(DNS))
+        match = _ADDRESS.fullmatch(name)
         if match is None or not 1 <= int(match["port"]) <= 65535:
             raise ValueError(f"{name!r} is not an address; write host:port, or dns:host:port for all of its addresses")
     return names

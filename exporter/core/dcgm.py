@@ -21,7 +21,8 @@ from exporter.core.model import GpuInfo, GpuKey, GpuSample, PodRef, XidEvent
 XID_FIELDS = ("DCGM_FI_DEV_XID_ERROR", "DCGM_FI_DEV_XID_ERRORS")
 
 _FIELDS = frozenset(field for signal in signals.SIGNALS for field in signal.dcgm) | frozenset(XID_FIELDS)
-_WANTED = Wanted(sorted(_FIELDS), signed=("DCGM_FI_DEV_GPU_TEMP", "DCGM_FI_DEV_GPU_TEMP_CELSIUS"))
+#: A value below zero is for core/blanks.py to drop, not for the parser to refuse the page.
+_WANTED = Wanted(sorted(_FIELDS), signed=_FIELDS)
 
 #: What DCGM measures of a MIG instance; all else is the board's.
 _OF_INSTANCE = frozenset(("memory_total", "memory_used", "memory_free", "memory_reserved"))

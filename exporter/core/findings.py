@@ -62,6 +62,7 @@ class Finding(NamedTuple):
     action: str
     hold: float = THRESHOLDS.leave_seconds  # seconds for which it counts after it was last seen
     polls: int = 1  # how many polls in a row must show it before it counts
+    event: bool = False  # it happened once: no later poll can show it or show that it is over
 
 
 class Rule(NamedTuple):

@@ -126,8 +126,8 @@ def _keep(
             continue
         blind = unseen is None or reason in unseen
         until = min(before.until, now + THRESHOLDS.leave_seconds) if reset else before.until
-        # What is found by polling leaves after so much time of clean readings; an Xid's hold just runs out.
-        if blind and before.finding.hold == THRESHOLDS.leave_seconds:
+        # What polls show leaves after so much time of clean readings; what an event left just runs out.
+        if blind and not before.finding.event:
             until = now + THRESHOLDS.leave_seconds
         # What was not seen often enough to count is forgotten at the first poll that does not show it.
         stays = now < until if before.active else blind or not polled

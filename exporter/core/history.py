@@ -97,11 +97,12 @@ def _by_class(events: Iterable[XidEvent]) -> list[Finding]:
         row = xid.of(event.xid)
         reason = "xid_unlisted" if row is xid.UNLISTED else f"xid_{event.xid}"
         if row.kind in ("lost", "critical"):
-            found.append(Finding(reason, "lost" if row.kind == "lost" else "unhealthy", row.action, UNTIL_RESET))
+            state = "lost" if row.kind == "lost" else "unhealthy"
+            found.append(Finding(reason, state, row.action, UNTIL_RESET, event=True))
         elif row.kind == "degraded":
             contained = event.xid == _CONTAINED
             hold = THRESHOLDS.contained_error_seconds if contained else THRESHOLDS.degraded_xid_seconds
-            found.append(Finding(reason, "degraded", row.action, hold))
+            found.append(Finding(reason, "degraded", row.action, hold, event=True))
     return found
 
 
@@ -125,7 +126,7 @@ def _errors(
             continue  # another source that lags behind
         if signal == "ecc_uncorrected":
             if before is None and reading.value > 0:
-                found.append(Finding("ecc_uncorrected_before_start", "degraded", "drain", UNTIL_RESET))
+                found.append(Finding("ecc_uncorrected_before_start", "degraded", "drain", UNTIL_RESET, event=True))
             elif before is not None and reading.value > before:
                 waiting = reading.at
         volatile[signal] = (reading.source, reading.value)
@@ -134,7 +135,7 @@ def _errors(
         if contained is not None and abs(contained - waiting) <= near:
             waiting = None
         elif now - waiting >= near:
-            found.append(Finding("ecc_uncorrected", "unhealthy", "reset_gpu", UNTIL_RESET))
+            found.append(Finding("ecc_uncorrected", "unhealthy", "reset_gpu", UNTIL_RESET, event=True))
             waiting = None
     return replace(old, volatile=volatile, contained_at=contained, uncontained_at=waiting), found
 

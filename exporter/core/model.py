@@ -169,7 +169,7 @@ class Engine(Struct, frozen=True):
 class Collector(Struct, frozen=True):
     """How a source is doing, whatever it reads."""
 
-    name: str  # "nvml", "xid", "dcgm", "engines", "demo"
+    name: str  # "nvml", "nvml-0" (the GPU of that index), "xid", "dcgm", "engines", "demo"
     success: bool
     seconds: float  # of the last attempt
     last_success: float | None  # None: never

@@ -138,6 +138,7 @@ _BY_ERROR: tuple[tuple[type[BaseException], str], ...] = (
     (ConnectionResetError, "truncated"),
     (aiohttp.ClientOSError, "unreachable"),
     (OSError, "unreachable"),
+    (ValueError, "url"),  # a host that cannot be a name
 )
 
 

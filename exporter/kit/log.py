@@ -9,10 +9,12 @@ import re
 import sys
 import time
 
-_PLAIN = re.compile(r'[^\s"=\\\x00-\x1f\x7f]+').fullmatch
-
 LEVELS = ("debug", "info", "warning", "error")
 FORMATS = ("logfmt", "json")
+
+#: Whose own debugging is not ours.
+_LIBRARIES = ("aiohttp", "asyncio", "grpc")
+_PLAIN = re.compile(r'[^\s"=\\\x00-\x1f\x7f]+').fullmatch
 
 
 class _Formatter(logging.Formatter):
@@ -36,3 +38,5 @@ def setup(level: str, style: str) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Formatter(style))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    for library in _LIBRARIES:
+        logging.getLogger(library).setLevel(logging.WARNING if level in ("debug", "info") else level.upper())

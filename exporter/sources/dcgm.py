@@ -5,6 +5,7 @@ May not be in here: what the page means (core/dcgm.py).
 
 import asyncio
 import contextlib
+import logging
 import time
 from collections.abc import Callable, Mapping
 
@@ -12,6 +13,9 @@ from exporter.core import dcgm
 from exporter.core.exposition import ExpositionError
 from exporter.core.model import Collector, GpuKey, GpuSample, XidEvent
 from exporter.kit.fetch import Fetcher, FetchError
+from exporter.kit.tasks import crash_message, keep_running
+
+log = logging.getLogger(__name__)
 
 _FIX = "check --dcgm.url"
 
@@ -33,7 +37,7 @@ class DcgmSource:
     def start(self, notify: Callable[[], None]) -> None:
         """notify is called in the event loop when there is something new."""
         self._notify = notify
-        self._task = asyncio.create_task(self._run(), name="dcgm")
+        self._task = asyncio.create_task(keep_running(self._run, self._crashed), name="dcgm")
 
     async def stop(self) -> None:
         if self._task is not None:
@@ -51,12 +55,18 @@ class DcgmSource:
     def collectors(self) -> list[Collector]:
         return [self._state]
 
+    def _crashed(self, error: Exception) -> None:
+        message = crash_message("dcgm", error)
+        log.error(message, exc_info=error)
+        self._state = Collector("dcgm", False, 0.0, self._state.last_success, message)
+        self._notify()
+
     async def _run(self) -> None:
         while True:
             began = time.monotonic()
             try:
-                self._take(await self._fetcher.get(self._url, self._timeout), began)
-                message = "" if self._samples else f"{self._url}: no GPU on the page; {_FIX}"
+                found = self._take(await self._fetcher.get(self._url, self._timeout), began)
+                message = "" if found else f"{self._url}: no GPU on the page; {_FIX}"
             except (FetchError, ExpositionError) as error:
                 text = str(error)
                 message = text if self._url in text else f"{self._url}: {text}"
@@ -66,8 +76,8 @@ class DcgmSource:
             self._notify()
             await asyncio.sleep(max(0.0, began + self._interval - now))
 
-    def _take(self, body: bytes, at: float) -> None:
-        """Raises ExpositionError."""
+    def _take(self, body: bytes, at: float) -> bool:
+        """Whether there was a GPU on the page. Raises ExpositionError."""
         page = dcgm.scrape(body, at)
         seen = {sample.info.key: sample for sample in page.samples}
         boards = {key.uuid for key in seen}
@@ -76,3 +86,4 @@ class DcgmSource:
         self._samples = {**kept, **seen}
         self._xids += dcgm.xid_edges(self._last_xids, page.last_xids, at)
         self._last_xids = {**self._last_xids, **page.last_xids}
+        return bool(seen)

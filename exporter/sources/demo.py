@@ -5,15 +5,18 @@ May not be in here: anything that other sources need. Numbers are a plausible H1
 The file is a list of GPUs; every key but `uuid` may be left out:
 
     [{"uuid": "GPU-1", "index": 0, "name": "NVIDIA H100 80GB HBM3", "load": 0.6,
-      "xids": [79],                        events, each fired once when it is added to the list; 79 also loses the GPU
-      "lost": "gpu_is_lost",               the GPU as a whole is gone
-      "throttle": ["hw_thermal_slowdown"], reasons that hold the clocks down (core/signals.py has the names)
-      "values": {"temperature": 91, "ecc_uncorrected": 1, "remap_pending": 1, "recovery_action": 1},
-      "missing": {"ecc_uncorrected": "not_supported"},
-      "hung": true,                        no new readings while this is set
+      "xids": [79], "lost": "gpu_is_lost", "hung": true, "throttle": ["hw_thermal_slowdown"],
+      "values": {"temperature": 91, "ecc_uncorrected": 1}, "missing": {"power": "not_supported"},
       "pods": [{"namespace": "default", "pod": "llama-0", "container": "vllm"}]}]
 
-`load` is 0..1; `values` are in the signals' units and override what the load gives.
+load      0..1; what the GPU's readings follow
+xids      events, each fired once when it is added to the list; 79 also loses the GPU
+lost      why the GPU as a whole is gone
+hung      no new readings while this is set
+throttle  reasons that hold the clocks down (core/signals.py has the names)
+values    signals in their units, instead of what the load gives
+missing   signals that cannot be read, and why
+pods      the containers that the GPU is given to
 """
 
 import asyncio
@@ -31,6 +34,7 @@ from msgspec import Meta, Struct
 
 from exporter.core import signals, xid
 from exporter.core.model import Collector, GpuInfo, GpuKey, GpuSample, PodRef, XidEvent
+from exporter.kit.tasks import crash_message, keep_running
 
 log = logging.getLogger(__name__)
 
@@ -158,7 +162,7 @@ class DemoSource:
     def start(self, notify: Callable[[], None]) -> None:
         """notify is called in the event loop when there is something new."""
         self._notify = notify
-        self._task = asyncio.create_task(self._run(), name="demo")
+        self._task = asyncio.create_task(keep_running(self._run, self._crashed), name="demo")
 
     async def stop(self) -> None:
         if self._task is not None:
@@ -175,6 +179,11 @@ class DemoSource:
 
     def collectors(self) -> list[Collector]:
         return [Collector("demo", not self._error, 0.0, self._at, self._error)]
+
+    def _crashed(self, error: Exception) -> None:
+        self._error = crash_message("demo", error)
+        log.error(self._error, exc_info=error)
+        self._notify()
 
     async def _run(self) -> None:
         while True:

@@ -19,6 +19,7 @@ from exporter.core.exposition import ExpositionError
 from exporter.core.model import Collector, EngineScrape, EngineTarget, PodRef
 from exporter.kit.config import ConfigError
 from exporter.kit.fetch import Fetcher, FetchError
+from exporter.kit.tasks import crash_message
 
 log = logging.getLogger("exporter.engines")
 
@@ -113,6 +114,10 @@ class EngineSource:
             scrape = EngineScrape(
                 target, at, time.monotonic() - at, error=error.reason, message=f"{target.url}: {error}"
             )
+        except Exception as error:
+            message = crash_message(target.url, error)
+            log.error(message, exc_info=error)
+            scrape = EngineScrape(target, at, time.monotonic() - at, error="crashed", message=message)
         else:
             scrape = EngineScrape(target, at, time.monotonic() - at, kind, readings)
         if target.url in self._watched:

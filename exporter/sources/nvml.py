@@ -119,6 +119,8 @@ class NvmlSource:
         if since is not None and now - since > self._deadline:
             message = f"NVML: opening it has not returned for {now - since:.0f} s; look at the kernel log"
             state = Collector("nvml", False, now - since, state.last_success, message)
+        if opening.stop.is_set():
+            return [state]  # NVML is closed: there is nothing whose state could be told
         boards = [board.collector(now, self._deadline) for board in opening.boards]
         xids = [opening.xids.collector(now)] if opening.xids else []
         if opening.no_xids:
@@ -132,10 +134,9 @@ class NvmlSource:
                 opening = self._open()
             except _Unavailable as reason:
                 self._set_state(began, str(reason))
-                if reason.fatal:
-                    self.fatal = str(reason)
+                self.fatal = str(reason) if reason.fatal else ""
                 self._notify()
-                if reason.fatal:
+                if self.fatal:
                     return
                 self._stop.wait(self._retry)
                 continue
@@ -146,7 +147,7 @@ class NvmlSource:
     def _set_state(self, began: float, message: str) -> None:
         now = time.monotonic()
         if message and message != self._state.message:
-            log.warning("%s; tried again every %.0f s", message, self._retry)
+            log.warning(message)
         self._opening_since = None
         self._state = Collector("nvml", not message, now - began, self._state.last_success if message else now, message)
 
@@ -158,16 +159,17 @@ class NvmlSource:
                 pynvml.nvmlLib = ctypes.CDLL(self._library)
         except OSError as error:
             raise _Unavailable(f"NVML: {error}; check --nvml.library") from None
-        opening = _Opening()
         try:
             # Without the flag a node whose only GPU is gone would look like one without a driver.
             pynvml.nvmlInitWithFlags(pynvml.NVML_INIT_FLAG_NO_GPUS)
-            version = str(pynvml.nvmlSystemGetDriverVersion())
-            count = int(pynvml.nvmlDeviceGetCount())
         except pynvml.NVMLError as error:
             raise _unavailable(error) from None
-        if count > _MAX_GPUS:
-            raise _Unavailable(f"NVML: it says that there are {count} GPUs; nvidia-smi must work here, {_OFF}")
+        try:
+            version, count = _node()
+        except _Unavailable:
+            _shut_down()  # else the next opening would not be one
+            raise
+        opening = _Opening()
         try:
             opening.xids = XidWatch(self._emit, opening.stop)
         except pynvml.NVMLError as error:
@@ -242,10 +244,7 @@ class NvmlSource:
         if any(thread.is_alive() for thread in opening.threads()):
             log.warning("NVML: a call hangs; NVML is left open")
             return
-        try:
-            pynvml.nvmlShutdown()
-        except pynvml.NVMLError as error:
-            log.debug("nvmlShutdown: %s", error)
+        _shut_down()
 
     def _publish(self, board: Board, samples: tuple[GpuSample, ...]) -> None:
         with self._lock:
@@ -257,6 +256,26 @@ class NvmlSource:
     def _emit(self, event: XidEvent) -> None:
         self._xids.append(event)
         self._notify()
+
+
+def _node() -> tuple[str, int]:
+    """Driver version and number of GPUs. Raises _Unavailable."""
+    try:
+        version, count = str(pynvml.nvmlSystemGetDriverVersion()), int(pynvml.nvmlDeviceGetCount())
+    except pynvml.NVMLError as error:
+        raise _unavailable(error) from None
+    except UnicodeDecodeError:
+        raise _Unavailable(f"NVML: the driver's version is no text; nvidia-smi must work here, {_OFF}") from None
+    if count > _MAX_GPUS:
+        raise _Unavailable(f"NVML: it says that there are {count} GPUs; nvidia-smi must work here, {_OFF}")
+    return version, count
+
+
+def _shut_down() -> None:
+    try:
+        pynvml.nvmlShutdown()
+    except pynvml.NVMLError as error:
+        log.debug("nvmlShutdown: %s", error)
 
 
 def _unavailable(error: "pynvml.NVMLError") -> _Unavailable:

@@ -40,4 +40,4 @@ CONSTANTS: dict[str, Constant] = {
 
 
 def value(name: str) -> float:
-    return CONSTANTS[name].value
+    return float(CONSTANTS[name].value)

@@ -5,25 +5,29 @@ May not be in here: the story itself (app.py).
 
 import argparse
 import asyncio
+import os
 import sys
 from collections.abc import Sequence
 
 from scaler.demo.scenarios import SCENARIOS
 
 DEFAULT_SECONDS = 60.0
+LONGEST_SECONDS = 3600.0  # every request that was served is kept for the summary
 
 
 def main(argv: Sequence[str]) -> int:
     """Runs the demo; returns the exit code. Prints its errors as one line."""
     options = _parser().parse_args(list(argv))
-    # Late: `--help` need not wait for aiohttp and gRPC.
-    from scaler.demo.app import run  # noqa: PLC0415
-    from scaler.demo.processes import ProgramError  # noqa: PLC0415
-    from scaler.demo.screen import Screen  # noqa: PLC0415
+    from scaler.demo.app import run  # noqa: PLC0415 -- `--help` need not wait for aiohttp and gRPC
+    from scaler.demo.processes import ProgramError  # noqa: PLC0415 -- it imports no more, and belongs to the above
+    from scaler.demo.screen import Screen  # noqa: PLC0415 -- likewise
 
-    screen = Screen(colour=not (options.no_color or options.plain))
+    screen = Screen(sys.stdout, colour=not (options.no_color or options.plain))
     try:
         asyncio.run(run(options.scenario, options.duration, options.seed, screen))
+    except BrokenPipeError:
+        # Whoever reads has had enough, as in `plimsoll demo | head`; Python would complain of it again at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (ProgramError, OSError) as error:
         sys.stderr.write(f"plimsoll demo: {error}\n")
         return 1
@@ -56,6 +60,6 @@ def _seconds(text: str) -> float:
         value = float(text)
     except ValueError:
         value = 0.0
-    if not 5.0 <= value <= 86400.0:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds from 5 to 86400; write for example 30")
+    if not 5.0 <= value <= LONGEST_SECONDS:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds from 5 to 3600; write for example 30")
     return value

@@ -86,6 +86,7 @@ def _setting(replicas: int) -> Iterator[str]:
     yield f"  the clock of load, engines, KEDA and HPA runs {SPEED:g}x: " + ", ".join(
         f"{name} {seconds:g} s = {seconds / SPEED:g} s" for name, seconds in spans.items()
     )
+    yield "  needed is the scaler's answer to KEDA; replicas +2 means that two more are loading their model"
     yield "  trigger metadata, in real time: " + " ".join(f"{key}={value}" for key, value in METADATA.items())
 
 

@@ -21,10 +21,12 @@ class Report:
         self._seconds = 0.0
         self._replica_seconds = 0.0
         self._answers: list[tuple[float | None, int]] = []
+        self._began = 0.0
         self._before = (0, 0, 0)
 
     def begin(self, gateway: Gateway) -> None:
         """The story begins: what the gateway did until now does not count."""
+        self._began = gateway.at
         self._before = (gateway.arrived, len(gateway.finished), gateway.retried)
 
     def step(self, waiting: int, replicas: int, seconds: float) -> None:
@@ -40,9 +42,10 @@ class Report:
     def lines(self, gateway: Gateway) -> list[str]:
         """The summary."""
         arrived, finished, retried = self._before
-        served = gateway.finished[finished:]
+        served = [request for request in gateway.finished[finished:] if request.arrived > self._began]
         waits = sorted(each.first_token - each.arrived for each in served if each.first_token is not None)
         answers = [math.ceil(value) for value, _ in self._answers if value is not None]
+        unknown = len(self._answers) - len(answers)
         raw = [count for _, count in self._answers]
         return [
             f"summary of {self._seconds / 60:.1f} min of demo time",
@@ -51,9 +54,9 @@ class Report:
             f"  first token    {_quantiles(waits)}",
             f"  most waiting   {self._most_waiting}",
             f"  replicas       {self._replica_seconds / 60:.0f} replica-minutes",
-            f"  plimsoll       asked for {_range(answers)}; knew nothing {len(self._answers) - len(answers)} times",
+            f"  plimsoll       asked for {_range(answers)}" + (f"; had no answer {unknown} times" if unknown else ""),
             f"  the raw queue  sum(waiting) / {RAW_QUEUE_TARGET:g}, at the same {len(raw)} moments, would have asked "
-            f"for {_range(raw)}; for 0 {raw.count(0)} times",
+            f"for {_range(raw)}, {raw.count(0)} times for 0",
             "  what happened" + ("" if self.events else "  nothing"),
             *(f"    {at:5.1f} s  {text}" for at, text in self.events),
         ]
@@ -68,8 +71,16 @@ def _quantiles(ordered: Sequence[float]) -> str:
     if not ordered:
         return "none was seen"
     parts = (("median", 0.5), ("p95", 0.95), ("worst", 1.0))
-    return ", ".join(f"{name} {quantile(ordered, part):.1f} s" for name, part in parts)
+    return ", ".join(f"{name} {duration(quantile(ordered, part))}" for name, part in parts)
+
+
+def duration(seconds: float) -> str:
+    """Three digits are enough of a wait."""
+    return f"{seconds:.2f} s" if seconds < 10 else f"{seconds:.0f} s"
 
 
 def _range(counts: Sequence[int]) -> str:
-    return f"{min(counts)} to {max(counts)} replicas" if counts else "nothing"
+    if not counts:
+        return "nothing"
+    low, high = min(counts), max(counts)
+    return f"{low} to {high} replicas" if low < high else f"{low} replicas"

@@ -4,11 +4,9 @@ May not be in here: measuring, deciding.
 """
 
 import os
-import sys
-from collections.abc import Iterable
 from typing import NamedTuple, TextIO
 
-BOLD, RED, GREEN, YELLOW, DIM = "1", "31", "32", "33", "2"
+BOLD, RED, GREEN, YELLOW = "1", "31", "32", "33"
 
 
 class Row(NamedTuple):
@@ -27,22 +25,20 @@ class Row(NamedTuple):
 
 #: Column -> width; the last takes the rest.
 COLUMNS = (
-    ("time", 6), ("load", 8), ("waiting", 8), ("running", 8), ("ttft p95", 9),
-    ("gpus", 19), ("needed", 7), ("replicas", 20), ("why", 0),
+    ("time", 5), ("load", 7), ("waiting", 7), ("running", 7), ("ttft p95", 8),
+    ("gpus", 16), ("needed", 6), ("replicas", 10), ("why", 0),
 )  # fmt: skip
 
 
 class Screen:
     """Lines on a stream: no cursor movement, so that a pipe, a log and a terminal show the same."""
 
-    def __init__(self, out: TextIO = sys.stdout, colour: bool = True) -> None:
+    def __init__(self, out: TextIO, colour: bool) -> None:
         self._out = out
         self._colour = colour and out.isatty() and "NO_COLOR" not in os.environ
         self._width = os.get_terminal_size(out.fileno()).columns if out.isatty() else 0
 
     def line(self, text: str = "", style: str = "") -> None:
-        if self._width and not style and len(text) > self._width:
-            text = text[: self._width - 3] + "..."
         self._out.write(f"\x1b[{style}m{text}\x1b[0m\n" if self._colour and style else f"{text}\n")
         self._out.flush()
 
@@ -52,14 +48,12 @@ class Screen:
     def row(self, row: Row) -> None:
         cells = (f"{row.time:.0f} s", f"{row.load:.1f}/s", *row[2:])
         pairs = zip(cells, COLUMNS, strict=True)
-        self.line(" ".join(_cell(text, width, index < 2) for index, (text, (_, width)) in enumerate(pairs)).rstrip())
+        text = " ".join(_cell(cell, width, index < 2) for index, (cell, (_, width)) in enumerate(pairs)).rstrip()
+        # A row that wraps is no table any more.
+        self.line(text[: self._width - 3] + "..." if self._width and len(text) > self._width else text)
 
     def event(self, at: float, text: str, style: str = YELLOW) -> None:
         self.line(f"{at:4.1f} s > {text}", style)
-
-    def block(self, lines: Iterable[str]) -> None:
-        for line in lines:
-            self.line(line)
 
 
 def _cell(text: str, width: int, right: bool) -> str:

@@ -12,7 +12,7 @@ import aiohttp
 from scaler.demo.cluster import DEPLOYMENT, GPUS, NAMESPACE, Cluster
 from scaler.demo.keda import Answer, Keda
 from scaler.demo.processes import ProgramError
-from scaler.demo.report import Report, quantile
+from scaler.demo.report import Report, duration, quantile
 from scaler.demo.scenarios import Scenario
 from scaler.demo.screen import GREEN, RED, YELLOW, Row, Screen
 from scaler.demo.traffic import Gateway
@@ -109,6 +109,7 @@ class Story:
         self.began = time.monotonic()
         self._rowed = len(self.gateway.finished)
         self._report.begin(self.gateway)
+        keda.remember(cluster.spec, self.now)
         self._screen.heading()
         load, second = self.load, 0
         while self.at < self._duration:
@@ -169,10 +170,10 @@ class Story:
                 load=self.load,
                 waiting=f"{self._seen.waiting:.0f}" if self._seen else "?",
                 running=f"{self._seen.running:.0f}" if self._seen else "?",
-                ttft=f"{quantile(waits, 0.95):.1f} s" if waits else "none",
+                ttft=duration(quantile(waits, 0.95)) if waits else "none",
                 gpus=self._seen.summary() if self._seen else "?",
                 needed=f"{answer.value:.1f}" if answer.value is not None else "?",
-                replicas=f"{scale.ready} ready" + (f", {starting} starting" if starting else ""),
+                replicas=f"{scale.ready} ready" + (f" +{starting}" if starting else ""),
                 why=_short(answer),
             )
         )

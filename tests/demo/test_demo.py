@@ -14,7 +14,7 @@ import pytest
 from scaler.demo import main
 
 #: Seconds of the sick-gpu story in these tests; the Xid comes at 0.3 of it, a new replica takes 4 s.
-STORY_SECONDS = 18
+STORY_SECONDS = 15
 START_SECONDS = 15.0
 
 
@@ -111,9 +111,9 @@ def test_the_story_is_told_in_order(sick: tuple[Run, list[int], int, str]) -> No
         r"^ *\d+ s .*8 healthy .* 4 ready ",
         r"> GPU 2: Xid 79",
         r"> GPU 2: lost \(.*xid_79.*\), action .*, \d\.\d s after the Xid",
-        r"> HPA: 4 -> [56] replicas",
+        r"> HPA: 4 -> [5-8] replicas",
         r"> chat-5 is ready on GPU",
-        r"^ *\d+ s .*7 healthy 1 lost .* [56] ready",
+        r"^ *\d+ s .*7 healthy 1 lost .* [5-8] ready",
     )
     where = 0
     for event in events:
@@ -129,21 +129,47 @@ def test_the_summary_counts_what_happened(sick: tuple[Run, list[int], int, str])
     text = "\n".join(line for _, line in run.lines)
     summary = text[text.index("summary of") :]
     came, served, again = map(int, re.findall(r"(\d+) came, (\d+) were served, (\d+) were sent again", summary)[0])
-    assert 0 < served <= came + 200  # those that were in flight when it began
+    assert 0.8 * came < served <= came
     assert again > 0
     assert "GPU 2: lost" in summary
 
 
-def test_ctrl_c_ends_it_with_a_summary() -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
+def test_a_signal_ends_it_with_a_summary(number: signal.Signals) -> None:
     run = Run("--scenario", "steady", "--duration", "600")
     try:
         text = run.read(ROW)
         assert re.search(r"exporter http://127\.0\.0\.1:\d+/", text)
         children = run.children()
-        run.process.send_signal(signal.SIGINT)
+        run.process.send_signal(number)
         code, error = run.end()
         assert (code, error) == (0, "")
-        assert "summary of" in "\n".join(line for _, line in run.lines)
+        assert "summary of" in run.read()
+        assert gone(children)
+    finally:
+        run.process.kill()
+
+
+def test_a_signal_while_it_starts_ends_it_too() -> None:
+    run = Run("--scenario", "steady", "--duration", "600")
+    try:
+        run.read("trigger metadata")
+        run.process.send_signal(signal.SIGINT)
+        assert run.end() == (0, "")
+    finally:
+        run.process.kill()
+
+
+def test_when_nobody_reads_any_more_it_ends_quietly() -> None:
+    run = Run("--scenario", "steady", "--duration", "600")
+    try:
+        run.read(ROW)
+        children = run.children()
+        assert run.process.stdout is not None
+        run.process.stdout.close()
+        assert run.process.wait(10) == 0
+        assert run.process.stderr is not None
+        assert run.process.stderr.read() == ""
         assert gone(children)
     finally:
         run.process.kill()
@@ -163,7 +189,8 @@ def test_a_program_that_dies_is_said_in_one_line() -> None:
         run.process.kill()
 
 
-def test_when_the_demo_is_killed_its_programs_end() -> None:
+def test_when_the_demo_is_killed_its_programs_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))  # nobody is left to clear it up
     run = Run("--scenario", "steady", "--duration", "600")
     run.read(ROW)
     children = run.children()

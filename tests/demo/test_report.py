@@ -19,7 +19,18 @@ def test_what_was_before_the_story_does_not_count() -> None:
     assert "0 came, 0 were served, 0 were sent again" in text
     assert "none was seen" in text
     assert "asked for nothing" in text
+    assert "no answer" not in text
     assert "what happened  nothing" in text
+
+
+def test_a_request_from_before_that_ends_now_does_not_count() -> None:
+    report, made = Report(), gateway()
+    report.begin(made)
+    assert made.in_flight > 0
+    made.advance(made.at + 100.0)
+    came = made.arrived - sum(request.arrived <= 100.0 for request in made.finished)
+    served = sum(request.arrived > 100.0 for request in made.finished)
+    assert f"{came} came, {served} were served" in report.lines(made)[1]
 
 
 def test_the_raw_queue_is_asked_at_the_same_moments() -> None:
@@ -33,8 +44,8 @@ def test_the_raw_queue_is_asked_at_the_same_moments() -> None:
     assert "1.5 min of demo time" in text
     assert "most waiting   7" in text
     assert "5 replica-minutes" in text
-    assert "asked for 2 to 4 replicas; knew nothing 1 times" in text
-    assert "at the same 3 moments, would have asked for 0 to 7 replicas; for 0 1 times" in text
+    assert "asked for 2 to 4 replicas; had no answer 1 times" in text
+    assert "at the same 3 moments, would have asked for 0 to 7 replicas, 1 times for 0" in text
     assert "3.0 s  something" in text
 
 

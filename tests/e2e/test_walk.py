@@ -15,7 +15,7 @@ import pytest
 from tests.support.engines import ANSWERS, GOOD, FakeEngine, Row, fixture, vllm
 from tests.support.feed import listen
 from tests.support.keda import KedaClient
-from tests.support.programs import Program, eventually, exporter, get, scaler, value
+from tests.support.programs import Program, eventually, exporter, get, metrics, scaler, value
 
 BUSY = fixture("vllm-0.32.0-busy-queue.txt")  # 28 waiting, 4 running, as its file says
 
@@ -31,7 +31,15 @@ FLEET = {
     **{f"bad-{name}": [GOOD] for name in ANSWERS},
 }
 #: What the exporter must call each bad answer.
-REASONS = {"status_500": "http_status", "redirect": "redirect", "drip": "timeout", "gzip_bomb": "too_large"}
+REASONS = {
+    "nan": "not_finite",
+    "negative": "negative",
+    "status-500": "status",
+    "redirect": "redirect",
+    "gzip-bomb": "too_large",
+    "drip": "timeout",
+    "no-vllm-series": "blind",
+}
 
 
 class Bench:
@@ -46,7 +54,7 @@ class Bench:
         self.keda = keda
 
     def page(self) -> str:
-        return get(f"{self.node.web}/metrics")[1]
+        return metrics(self.node)
 
 
 @pytest.fixture(scope="module")
@@ -94,8 +102,7 @@ def test_one_number_at_every_stop(bench: Bench) -> None:
 
 
 def explain(bench: Bench, name: str) -> subprocess.CompletedProcess[str]:
-    program = [sys.executable, "-c", "import sys; from scaler.cli import main; sys.exit(main())", "explain", name]
-    arguments = [*program, "--scaler", bench.plimsoll.web]
+    arguments = [sys.executable, "-m", "scaler.cli", "explain", name, "--scaler", bench.plimsoll.web]
     return subprocess.run(arguments, capture_output=True, text=True, timeout=20, check=False)
 
 
@@ -122,9 +129,11 @@ def test_two_models_behind_one_url_stay_apart(bench: Bench) -> None:
             lambda model=model: bench.keda.poll(f"models-{model}", podSelector="app=models", model=model)
         )
         assert expect in polled.explanation
-    code, details = bench.keda.refusal("models-both", podSelector="app=models")
+    # Pods are what is scaled: a selector without a model takes all that its pods have to do.
+    assert "waiting=43 running=10" in bench.keda.poll("models-pods", podSelector="app=models").explanation
+    code, details = bench.keda.refusal("models-any")
     assert code == "UNAVAILABLE"
-    assert "2 models" in details
+    assert "3 models" in details
 
 
 def test_the_ways_of_asking_agree(bench: Bench) -> None:
@@ -161,7 +170,7 @@ def _good_again(bench: Bench, engine: FakeEngine) -> None:
 def test_stale_is_unavailable_never_0(bench: Bench) -> None:
     metadata = {"podSelector": "app=late", "staleAfter": "2s"}
     eventually(lambda: bench.keda.poll("late", **metadata))
-    bench.engines["late"][0].answer = ANSWERS["status_500"]
+    bench.engines["late"][0].answer = ANSWERS["status-500"]
     code, details = eventually(lambda: bench.keda.refusal("late", **metadata))
     assert code == "UNAVAILABLE"
     assert "late-0" in details
@@ -201,7 +210,7 @@ def test_a_changed_list_of_engines_is_taken_and_a_broken_one_is_not(tmp_path: Pa
         (tmp_path / "new").replace(tmp_path / "engines.json")
 
     def sees(node: Program, waiting: float) -> None:
-        assert value(get(f"{node.web}/metrics")[1], "plimsoll_engine_requests_waiting") == waiting
+        assert value(metrics(node), "plimsoll_engine_requests_waiting") == waiting
 
     with FakeEngine(vllm(Row(1))) as first, FakeEngine(vllm(Row(2))) as second:
         write(json.dumps([{"url": first.url}]))

@@ -12,7 +12,7 @@ from tests.nvml.fake import FakeNvml
 from tests.support.engines import FakeEngine, Row, vllm
 from tests.support.feed import listen
 from tests.support.keda import KedaClient
-from tests.support.programs import Program, eventually, exporter, get, scaler, value
+from tests.support.programs import Program, eventually, exporter, get, metrics, scaler, value
 
 #: The promise is about a second; the rest is for a loaded machine.
 PROMPT_SECONDS = 5.0
@@ -28,7 +28,7 @@ class Bench:
         self.keda = keda
 
     def page(self) -> str:
-        return get(f"{self.node.web}/metrics")[1]
+        return metrics(self.node)
 
     def state(self, gpu: str, state: str) -> None:
         assert value(self.page(), "plimsoll_gpu_health_state", gpu=gpu, state=state) == 1

@@ -3,7 +3,7 @@
 import asyncio
 import gzip
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -181,6 +181,11 @@ def test_blanks_are_missing(field: str, raw: object) -> None:
     assert list(sample.missing.values()) == ["blank"]
 
 
+def test_a_value_below_zero_is_missing_alone() -> None:
+    (sample,) = dcgm.read(page(row("DCGM_FI_DEV_FB_USED", -1), row("DCGM_FI_DEV_GPU_TEMP", -5)), 0.0)
+    assert (sample.values, sample.missing) == ({"temperature": -5}, {"memory_used": "blank"})
+
+
 @pytest.mark.parametrize("raw", BLANKS)
 def test_a_blank_xid_is_no_xid(raw: object) -> None:
     assert dcgm.scrape(page(row("DCGM_FI_DEV_XID_ERRORS", raw)), 0.0).last_xids == {}
@@ -260,8 +265,6 @@ def test_only_a_change_is_an_event(codes: list[int], events: list[int]) -> None:
 
 # The source, over HTTP.
 
-Answer = Callable[[], Awaitable[web.StreamResponse]]
-
 
 class Peer:
     """A real HTTP server that answers as the test says, and a source that reads it."""
@@ -269,7 +272,7 @@ class Peer:
     def __init__(self, source: DcgmSource) -> None:
         self.source = source
         self.news = asyncio.Event()
-        self.answer = web.Response
+        self.answer: Callable[[], web.StreamResponse] = lambda: web.Response(body=PAGE)
 
     async def next(self) -> None:
         """The end of a reading that began after now."""
@@ -293,7 +296,6 @@ async def peer() -> AsyncIterator[Peer]:
     fetcher = Fetcher()
     url = f"http://127.0.0.1:{runner.addresses[0][1]}/metrics"
     holder = [Peer(DcgmSource(url, fetcher, interval=0.01))]
-    holder[0].answer = lambda: web.Response(body=PAGE)  # type: ignore[assignment]
     holder[0].source.start(holder[0].news.set)
     yield holder[0]
     await holder[0].source.stop()
@@ -315,7 +317,7 @@ async def test_an_xid_that_comes_is_taken_once(peer: Peer) -> None:
     await peer.next()
     changed = PAGE.replace(b'pod="llama70b-0"} 63\n', b'pod="llama70b-0"} 79\n')
     assert changed != PAGE
-    peer.answer = lambda: web.Response(body=changed)  # type: ignore[assignment]
+    peer.answer = lambda: web.Response(body=changed)
     await peer.next()
     assert [(event.key, event.xid, event.source) for event in peer.source.take_xids()] == [(WHOLE, 79, "dcgm")]
     await peer.next()
@@ -340,20 +342,18 @@ async def test_a_bad_answer_leaves_the_readings_to_grow_old(
     peer: Peer, status: int, body: bytes, headers: dict[str, str]
 ) -> None:
     await peer.next()
-    good = peer.source.collectors()[0].last_success
-    peer.answer = lambda: web.Response(status=status, body=body, headers=headers)  # type: ignore[assignment]
+    peer.answer = lambda: web.Response(status=status, body=body, headers=headers)
     await peer.next()
     await peer.next()
     (collector,) = peer.source.collectors()
     assert not collector.success
     assert "/metrics" in collector.message
     assert "\n" not in collector.message
-    assert good is not None
     assert collector.last_success is not None
     at = {sample.at for sample in peer.source.samples().values()}
     assert max(at) <= collector.last_success
     # And it mends by itself.
-    peer.answer = lambda: web.Response(body=PAGE)  # type: ignore[assignment]
+    peer.answer = lambda: web.Response(body=PAGE)
     await peer.next()
     assert peer.source.collectors()[0].success
 
@@ -361,7 +361,7 @@ async def test_a_bad_answer_leaves_the_readings_to_grow_old(
 async def test_instances_that_are_removed_leave_and_boards_grow_old(peer: Peer) -> None:
     await peer.next()
     lines = [line for line in PAGE.split(b"\n") if b'GPU_I_ID="9"' not in line and b"6f3c1a52" not in line]
-    peer.answer = lambda: web.Response(body=b"\n".join(lines))  # type: ignore[assignment]
+    peer.answer = lambda: web.Response(body=b"\n".join(lines))
     await peer.next()
     assert set(peer.source.samples()) == {WHOLE, SHARED, LARGE}
     assert peer.source.samples()[WHOLE].at < peer.source.samples()[SHARED].at

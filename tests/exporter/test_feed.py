@@ -281,6 +281,30 @@ async def test_a_name_that_is_no_text_does_not_cost_the_feed(feed, watch):
 async def test_an_address_that_is_taken_is_one_line_that_names_the_option(feed):
     with pytest.raises(ConfigError) as error:
         await Feed().serve(("127.0.0.1", feed.port), "feed.listen-address")
-    assert str(error.value).startswith(f"option feed.listen-address: cannot listen on 127.0.0.1:{feed.port} (")
-    with socket.create_connection(("127.0.0.1", feed.port)):
+    place = f"127.0.0.1:{feed.port}"
+    expected = f"option feed.listen-address: cannot listen on {place} (Address already in use); choose a free address"
+    assert str(error.value) == expected
+
+
+@pytest.mark.parametrize(
+    "host", ["no.such.host.invalid", "a" * 70, "192.0.2.1"], ids=["no name", "no label", "not ours"]
+)
+async def test_a_host_that_is_not_here_is_one_line(host):
+    with pytest.raises(ConfigError) as error:
+        await Feed().serve((host, 0), "feed.listen-address")
+    line = str(error.value)
+    assert line.startswith(f"option feed.listen-address: cannot listen on {host}:0 (")
+    assert line.endswith("); choose a free address")
+
+
+@pytest.mark.parametrize("host", ["", "127.0.0.1", "::1", "localhost"])
+async def test_addresses_that_are_here(host):
+    feed = Feed()
+    try:
+        port = await feed.serve((host, 0), "feed.listen-address")
+    except ConfigError:
+        assert host == "::1", "only IPv6 may be switched off"
+        return
+    with socket.create_connection((host or "127.0.0.1", port)):
         pass
+    await feed.stop()

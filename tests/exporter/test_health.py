@@ -100,7 +100,7 @@ class Row(NamedTuple):
     capacity: float | None = 1.0
 
 
-FACTS = "policy"  # the verdict's policy as the project's facts state it
+FACTS = "Plimsoll's policy"
 ROWS = [
     # Healthy has to be shown.
     Row("all is well", FACTS, [Look(0)], "healthy"),
@@ -111,6 +111,8 @@ ROWS = [
         fields(throttle_reasons=0x4, clock_sm=1485e6, **BUSY), "healthy", capacity=0.75),
     Row("power cap without load lowers nothing", FACTS,
         fields(throttle_reasons=0x4, clock_sm=990e6, utilization=0.01), "healthy"),
+    Row("an idle GPU's low clock lowers nothing", "NVML bit 0x1",
+        fields(throttle_reasons=0x5, clock_sm=345e6), "healthy"),
     Row("ECC is not supported, says NVML: a consumer GPU", "NVML NOT_SUPPORTED",
         [Look(0, missing={"ecc_uncorrected": "not_supported"})], "healthy"),
     Row("corrected errors are no fault", "NVIDIA: Xid 92 IGNORE", fields(ecc_corrected=1000), "healthy"),
@@ -162,6 +164,8 @@ ROWS = [
         [Look(0, xids=(48,)), *every(1, 500), *every(501, 801, values={"energy": 5.0})], "healthy"),
     Row("and not before five clean minutes", FACTS,
         [Look(0, xids=(48,)), *every(1, 500), *every(501, 799, values={"energy": 5.0})], "unhealthy", ("xid_48",), 0.0),
+    Row("or when the driver withdraws its action", FACTS,
+        [Look(0), Look(1, {"recovery_action": 1}, (48,)), Look(2, {"recovery_action": 1}), *every(3, 303)], "healthy"),
     Row("remap failure: replace the board", "NVIDIA RMA policy", fields(remap_failure=1), "unhealthy",
         ("row_remap_failure",), 0.0),
     Row("NVML error 16", "NVML RESET_REQUIRED", [Look(0), Look(1, missing={"power": "reset_required"})], "unhealthy",
@@ -197,6 +201,8 @@ ROWS = [
     Row("HW thermal slowdown in a fifth of 5 min", "gpud: HW slowdown, 6 of 10 min", hot(0, 301, 0.21), "degraded",
         ("hw_thermal_slowdown",)),
     Row("HW thermal slowdown in less", FACTS, hot(0, 2000, 0.19), "healthy"),
+    Row("a counter that jumps is no time", FACTS,
+        [Look(0), Look(1, {"throttle_hw_thermal": 1e6}), *every(2, 9, values={"throttle_hw_thermal": 1e6})], "healthy"),
     Row("power brake in a fifth of 5 min", FACTS, hot(0, 301, 0.21, "throttle_hw_power_brake"), "degraded",
         ("hw_power_brake",)),
     Row("all of a minute is a fifth of five", FACTS, hot(0, 62, 1.0), "degraded", ("hw_thermal_slowdown",)),

@@ -40,6 +40,13 @@ def build() -> Path:
     return library
 
 
+def calls(name: str, gpu: int = -1) -> int:
+    """How often this process made the call (on this GPU; -1: on any)."""
+    library = ctypes.CDLL(str(build()))
+    library.fake_nvml_calls.restype = ctypes.c_ulong
+    return int(library.fake_nvml_calls(name.encode(), gpu))
+
+
 class FakeNvml:
     """The state file of one fake driver. Every change is written at once, by rename."""
 
@@ -67,10 +74,7 @@ class FakeNvml:
         self._write()
 
     def calls(self, name: str, gpu: int = -1) -> int:
-        """How often this process made the call (on this GPU; -1: on any)."""
-        library = ctypes.CDLL(self.library)
-        library.fake_nvml_calls.restype = ctypes.c_ulong
-        return int(library.fake_nvml_calls(name.encode(), gpu))
+        return calls(name, gpu)
 
     def _write(self) -> None:
         lines = [f"{key}={value}" for key, value in self.state.items()] + self._xids

@@ -43,8 +43,9 @@ def vllm(*rows: Row) -> str:
         "num_requests_running": ("gauge", lambda row: row.running),
         "kv_cache_usage_perc": ("gauge", lambda row: 0.01),
         "prompt_tokens_total": ("counter", lambda row: row.finished * 10),
-        "generation_tokens_total": ("counter", lambda row: row.finished * 10),
         "request_success_total": ("counter", lambda row: row.finished),
+        # Last, as its one sample is whole wherever a page is cut; a sum over the last family would be missing.
+        "generation_tokens_total": ("counter", lambda row: row.finished * 10),
     }
     lines = []
     for name, (kind, value) in families.items():
@@ -102,12 +103,12 @@ ANSWERS: dict[str, Answer] = {
     "nan": page(GOOD.replace("} 3", "} NaN")),
     "negative": page(GOOD.replace("} 3", "} -3")),
     "html": partial(send, body=b"<!doctype html><html><body>502</body></html>", headers={"Content-Type": "text/html"}),
-    "status_500": partial(send, body=b"oops", status=500),
+    "status-500": partial(send, body=b"oops", status=500),
     "redirect": redirect,
-    "gzip_bomb": gzip_bomb,
-    "long_line": page(GOOD + "# " + "x" * 2**21 + "\n"),
+    "gzip-bomb": gzip_bomb,
+    "long-line": page(GOOD + "# " + "x" * 2**21 + "\n"),
     "drip": drip,
-    "no_vllm_series": page("# HELP up .\n# TYPE up gauge\nup 1\n"),
+    "no-vllm-series": page("# HELP up .\n# TYPE up gauge\nup 1\n"),
     "cut": page(GOOD[: GOOD.index("vllm:num_requests_running{")]),
 }
 

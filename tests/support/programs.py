@@ -111,6 +111,13 @@ def eventually(ask: Callable[[], Result], seconds: float = 10.0) -> Result:
         time.sleep(0.05)
 
 
+def metrics(program: Program) -> str:
+    """The program's page. AssertionError as long as there is none."""
+    status, page = get(f"{program.web}/metrics")
+    assert status == 200, page
+    return page
+
+
 def samples(text: str) -> dict[str, float]:
     """A page of ours: `name{labels}` as it stands there -> value."""
     rows = (line.rpartition(" ") for line in text.splitlines() if line and not line.startswith("#"))
