@@ -3,9 +3,10 @@
 import sys
 from collections.abc import Callable
 
-from bench import freshness, getmetrics, scrape
+from bench import freshness, getmetrics, parser, scrape
 
 BENCHMARKS: dict[str, Callable[[], object]] = {
+    "parser": parser.main,
     "scrape": scrape.main,
     "freshness": freshness.main,
     "getmetrics": getmetrics.main,

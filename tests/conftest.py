@@ -1,9 +1,12 @@
 """Options and fixtures that all tests share."""
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
+from exporter.kit import log
 
 GOLDENS = Path(__file__).parent / "golden"
 
@@ -12,6 +15,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--update-goldens", action="store_true", help="write the golden outputs in tests/golden/ instead of comparing"
     )
+
+
+@pytest.fixture(autouse=True)
+def logging_of_its_own() -> Iterator[None]:
+    """A program that a test runs in this process sets up logging to a stderr that is closed after the test."""
+    root = logging.getLogger()
+    level = root.level
+    yield
+    for handler in root.handlers[:]:
+        if isinstance(handler.formatter, log.Formatter):
+            root.removeHandler(handler)
+    root.setLevel(level)
 
 
 @pytest.fixture

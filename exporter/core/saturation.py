@@ -119,7 +119,8 @@ def ratio(reading: EngineReading, learned: Learned) -> float | None:
     if load == 0:
         return 0.0
     if waiting > 0:
-        return max(1.0, load / (knee or running)) if knee or running else 1.0
+        # Requests are whole: less than one in flight is no divisor.
+        return max(1.0, load / max(1.0, knee or running)) if knee or running else 1.0
     parts = [part for part in (load / knee if knee else None, reading.kv_usage) if part is not None]
     return min(1.0, max(parts)) if parts else None
 

@@ -47,7 +47,9 @@ class FetchError(Exception):
     """A page that did not come. `reason` is a key of REASONS; str() is one line: cause, fix."""
 
     def __init__(self, reason: str, cause: str) -> None:
-        super().__init__(f"{' '.join(cause.split())[:200]}; {REASONS[reason]}")
+        # The client library quotes what a server sent.
+        shown = "".join(char if char.isprintable() else " " for char in cause)
+        super().__init__(f"{' '.join(shown.split())[:200]}; {REASONS[reason]}")
         self.reason = reason
 
 

@@ -17,7 +17,9 @@ _LIBRARIES = ("aiohttp", "asyncio", "grpc")
 _PLAIN = re.compile(r'[^\s"=\\\x00-\x1f\x7f]+').fullmatch
 
 
-class _Formatter(logging.Formatter):
+class Formatter(logging.Formatter):
+    """An event as one line. style: one of FORMATS."""
+
     def __init__(self, style: str) -> None:
         super().__init__()
         self._json = style == "json"
@@ -36,7 +38,7 @@ class _Formatter(logging.Formatter):
 def setup(level: str, style: str) -> None:
     """level: one of LEVELS; style: one of FORMATS."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_Formatter(style))
+    handler.setFormatter(Formatter(style))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     for library in _LIBRARIES:
         logging.getLogger(library).setLevel(logging.WARNING if level in ("debug", "info") else level.upper())

@@ -186,6 +186,7 @@ class DemoSource:
         self._notify()
 
     async def _run(self) -> None:
+        self._error, self._seen = "", ()  # after a crash: from the start
         while True:
             now = time.monotonic()
             if self._changed() or self._at is None or now - self._at >= SAMPLE_SECONDS:

@@ -99,11 +99,8 @@ class EngineSource:
             if url not in self._watched:
                 del self.errors[url, reason]
 
-    def _ended(self, url: str, task: asyncio.Task[None]) -> None:
+    def _ended(self, url: str, _: asyncio.Task[None]) -> None:
         self._running.pop(url, None)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            # A fault in this program. The other targets go on; this one grows stale, as it must.
-            log.error("engine: %s: the scrape crashed; report it with this line", url, exc_info=error)
 
     async def _attempt(self, target: EngineTarget) -> None:
         at = time.monotonic()  # of the start: what the server tells is at most so old
@@ -115,8 +112,10 @@ class EngineSource:
                 target, at, time.monotonic() - at, error=error.reason, message=f"{target.url}: {error}"
             )
         except Exception as error:
+            # A fault in this program harms this target only, and is said once.
             message = crash_message(target.url, error)
-            log.error(message, exc_info=error)
+            if target.url not in self._scrapes or self._scrapes[target.url].message != message:
+                log.error("%s", message, exc_info=error)
             scrape = EngineScrape(target, at, time.monotonic() - at, error="crashed", message=message)
         else:
             scrape = EngineScrape(target, at, time.monotonic() - at, kind, readings)

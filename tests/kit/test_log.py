@@ -9,14 +9,6 @@ import pytest
 from exporter.kit.log import LEVELS, setup
 
 
-@pytest.fixture(autouse=True)
-def restore():
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    yield
-    root.handlers[:], root.level = handlers, level
-
-
 def lines(capsys):
     return capsys.readouterr().err.splitlines()
 
