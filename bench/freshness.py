@@ -15,11 +15,11 @@ from pathlib import Path
 import grpc
 
 from bench.figures import distribution
-from bench.peers import engine
+from bench.peers import engine, node
 from scaler.pb import externalscaler_pb2 as pb
 from scaler.pb import externalscaler_pb2_grpc as pb_grpc
 from tests.nvml.fake import FakeNvml
-from tests.support.programs import exporter, scaler
+from tests.support.programs import scaler
 
 ENGINES = 8
 CHANGES = 25  # of each engine
@@ -38,15 +38,8 @@ async def _main() -> None:
         nvml = FakeNvml(folder, {"gpus": ENGINES})
         queues = [28] * ENGINES
         urls = [await engine(stack, partial(queues.__getitem__, i), f"m{i}") for i in range(ENGINES)]
-        node = await asyncio.to_thread(
-            exporter,
-            f"--engines={','.join(urls)}",
-            f"--nvml.library={nvml.library}",
-            gpu="nvml",
-            environ=nvml.environ,
-        )
-        stack.push_async_callback(asyncio.to_thread, node.stop)
-        plimsoll = await asyncio.to_thread(scaler, node)
+        exporter = await node(stack, nvml, urls)
+        plimsoll = await asyncio.to_thread(scaler, exporter)
         stack.push_async_callback(asyncio.to_thread, plimsoll.stop)
         channel = await stack.enter_async_context(grpc.aio.insecure_channel(plimsoll.addresses["grpc"]))
         stub = pb_grpc.ExternalScalerStub(channel)

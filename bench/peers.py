@@ -1,11 +1,15 @@
-"""What the benchmarks run against: engines over real HTTP, whose numbers move with every scrape."""
+"""What the benchmarks run against: engines over real HTTP, whose numbers move with every scrape, and an exporter."""
 
 import asyncio
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 
 from aiohttp import web
+
+from tests.nvml.fake import FakeNvml
+from tests.support.programs import Program, exporter
 
 FIXTURE = Path(__file__).parents[1] / "tests/fixtures/engines/vllm-0.32.0-busy-queue.txt"
 DRIPPED_BYTES = 60  # a byte a second
@@ -36,10 +40,24 @@ async def engine(
     return f"http://127.0.0.1:{runner.addresses[0][1]}/metrics"
 
 
+async def node(stack: AsyncExitStack, nvml: FakeNvml, urls: Sequence[str]) -> Program:
+    """Starts an exporter with default settings on the fake driver and these engines."""
+    program = await asyncio.to_thread(
+        exporter,
+        f"--engines={','.join(urls)}",
+        f"--nvml.library={nvml.library}",
+        gpu="nvml",
+        environ=nvml.environ,
+    )
+    stack.push_async_callback(asyncio.to_thread, program.stop)
+    return program
+
+
 async def _drip(request: web.Request, text: str) -> web.StreamResponse:
     response = web.StreamResponse()
     await response.prepare(request)
-    for byte in text[:DRIPPED_BYTES].encode():
-        await response.write(bytes([byte]))
-        await asyncio.sleep(1)
+    with contextlib.suppress(ConnectionError):  # the exporter has had enough
+        for byte in text[:DRIPPED_BYTES].encode():
+            await response.write(bytes([byte]))
+            await asyncio.sleep(1)
     return response

@@ -14,9 +14,8 @@ from pathlib import Path
 import aiohttp
 
 from bench.figures import cpu_seconds, distribution, rss_mib
-from bench.peers import engine
+from bench.peers import engine, node
 from tests.nvml.fake import FakeNvml
-from tests.support.programs import exporter
 
 GPUS = ENGINES = 8
 SCRAPES = 1000
@@ -35,17 +34,10 @@ async def _main() -> None:
         stuck, beat = asyncio.Event(), itertools.count()
         urls = [await engine(stack, lambda: 20 + next(beat) % 9) for _ in range(ENGINES)]
         urls.append(await engine(stack, lambda: 3, stuck=stuck))
-        node = await asyncio.to_thread(
-            exporter,
-            f"--engines={','.join(urls)}",
-            f"--nvml.library={nvml.library}",
-            gpu="nvml",
-            environ=nvml.environ,
-        )
-        stack.push_async_callback(asyncio.to_thread, node.stop)
-        pid = node.process.pid
+        exporter = await node(stack, nvml, urls)
+        pid = exporter.process.pid
         session = await stack.enter_async_context(aiohttp.ClientSession())
-        url = f"http://{node.addresses['web']}/metrics"
+        url = f"http://{exporter.addresses['web']}/metrics"
         await asyncio.sleep(3)  # every source has been read
 
         used, began = cpu_seconds(pid), time.monotonic()

@@ -19,8 +19,7 @@ from grpc_health.v1.health import aio as health_aio
 from msgspec import Struct
 from prometheus_client import CollectorRegistry
 
-from exporter.kit import web
-from exporter.kit.config import ConfigError
+from exporter.kit import rpc, web
 from scaler.decisions import Desk
 from scaler.journal import Journal
 from scaler.metrics import Calls, ScalerCollector
@@ -108,13 +107,7 @@ async def _serve(
     # pod would leave the Service in an outage, and KEDA's fallback with it.
     for name in ("", SERVICE):
         await health.set(name, health_pb2.HealthCheckResponse.SERVING)
-    host, port = address
-    try:
-        bound = server.add_insecure_port(f"[{host}]:{port}" if ":" in host else f"{host or '[::]'}:{port}")
-    except RuntimeError:
-        bound = 0
-    if not bound:
-        raise ConfigError(f"flag --grpc.listen-address: cannot listen on {host}:{port}; choose a free address")
+    bound = rpc.bind(server, address, "grpc.listen-address")
     await server.start()
     return server, bound
 

@@ -45,7 +45,7 @@ def exporters(raw: Any) -> tuple[str, ...]:
 # fmt: off
 # One option a line, so that the table can be scanned.
 OPTIONS: tuple[Option, ...] = (
-    Option("exporters", exporters, (), "exporters' feeds, with commas: host:port, or dns:host:port for every address"),
+    Option("exporters", exporters, (), "exporters' feeds, with commas: host:port, or dns:host:port for all", many=True),
     Option("grpc.listen-address", listen, ("", 6000), "where KEDA is served (gRPC)"),
     Option("web.listen-address", listen, ("", 9482), "where /metrics, /healthz, /readyz and a status page are served"),
     Option("streams.max", integer(1, 100_000), 256, "most streams (external-push) at a time; nothing else is limited"),

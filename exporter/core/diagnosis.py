@@ -78,7 +78,8 @@ def _lacks_kv(facts: Facts) -> bool:
     return facts.waiting > 0 and usage is not None and usage >= KV_FULL
 
 
-# fmt: off -- one row a rule: a wrapped table cannot be scanned
+# One row a rule: a wrapped table cannot be scanned.
+# fmt: off
 RULES: tuple[Rule, ...] = (
     Rule("hardware", "a GPU of it is sick: nothing else it shows can be trusted", lambda f: f.health in _SICK),
     Rule("wedged", "it holds work and nothing moves; a scrape that fails now and then does not change that", _is_stuck),

@@ -41,7 +41,8 @@ class Kind(NamedTuple):
     rows: tuple[Row, ...]
 
 
-# fmt: off -- one row a line: a wrapped table cannot be scanned
+# One row a line: a wrapped table cannot be scanned.
+# fmt: off
 KINDS: tuple[Kind, ...] = (
     Kind(
         "vllm",

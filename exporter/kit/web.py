@@ -3,9 +3,10 @@
 May not be in here: pages; each program brings its routes.
 """
 
+import logging
 import os
 
-from aiohttp import web
+from aiohttp import http_exceptions, web
 
 from exporter.kit.config import ConfigError
 
@@ -17,6 +18,11 @@ SECURITY_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; "
     "script-src 'unsafe-inline'; connect-src 'self'",
 }
+
+
+def _is_ours(record: logging.LogRecord) -> bool:
+    """The library logs a traceback for every request that is no HTTP: a port scan would fill the disk."""
+    return not (record.exc_info and isinstance(record.exc_info[1], http_exceptions.HttpProcessingError))
 
 
 async def _headers(_: web.Request, response: web.StreamResponse) -> None:
@@ -35,6 +41,7 @@ async def serve(app: web.Application, address: tuple[str, int], option: str) -> 
 
     Raises ConfigError naming `option` when the address cannot be bound.
     """
+    logging.getLogger("aiohttp.server").addFilter(_is_ours)
     runner = web.AppRunner(app, access_log=None, keepalive_timeout=KEEPALIVE_SECONDS, shutdown_timeout=1.0)
     await runner.setup()
     host, port = address

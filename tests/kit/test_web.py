@@ -33,11 +33,12 @@ async def site():
 
 
 @pytest.mark.parametrize(("path", "status"), [("/", 200), ("/nowhere", 404), ("/crash", 500)])
-async def test_every_answer_has_the_security_headers(site, path, status):
+async def test_every_answer_has_the_security_headers(site, path, status, caplog):
     async with aiohttp.ClientSession() as client, client.get(site + path) as answer:
         text = await answer.text()
         assert answer.status == status
         assert "secret" not in text
+        assert bool(caplog.records) is (status == 500), "a fault of ours is logged"
         for name, value in SECURITY_HEADERS.items():
             assert answer.headers[name] == value
 
@@ -50,12 +51,22 @@ async def test_a_large_body_is_refused(site):
             assert answer.status == 413
 
 
-async def test_garbage_harms_nobody_else(site):
+GARBAGE = [
+    b"\x16\x03\x01 not HTTP at all\r\n\r\n",
+    b"GET / HTTP/9.9\r\n\r\n",
+    b"GET / HTTP/1.1\r\nContent-Length: -1\r\n\r\n",
+    b"GET /" + b"a" * 20000 + b" HTTP/1.1\r\n\r\n",
+]
+
+
+@pytest.mark.parametrize("garbage", GARBAGE, ids=["TLS", "version", "length", "long line"])
+async def test_garbage_harms_nobody_else_and_is_not_worth_a_line(site, garbage, caplog):
     port = int(site.rpartition(":")[2])
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    writer.write(b"\x16\x03\x01 not HTTP at all\r\n\r\n")
+    writer.write(garbage)
     assert b"400" in await asyncio.wait_for(reader.read(100), 5)
     writer.close()
+    assert not caplog.records
     async with aiohttp.ClientSession() as client, client.get(site) as answer:
         assert answer.status == 200
 

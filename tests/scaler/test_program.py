@@ -84,7 +84,7 @@ REFUSED = [
     (["--exporters", "a:1", "--streams.max", "0"], "flag --streams.max"),
     (["--exporters", "a:1", "--stream.lifetime", "never"], "flag --stream.lifetime"),
     (["--exporters", "a:1", "--record.file", "/nowhere/x"], "flag --record.file: /nowhere/x cannot be opened"),
-    (["--exporters", "a:1", "--grpc.listen-address", "192.0.2.1:6000"], "flag --grpc.listen-address: cannot listen"),
+    (["--exporters", "a:1", "--grpc.listen-address", "192.0.2.1:6000"], "option grpc.listen-address: cannot listen"),
     (["--exporters", "a:1", "--exporter", "b"], "did you mean --exporters?"),
 ]
 
@@ -104,7 +104,7 @@ async def test_a_port_that_is_taken_is_named() -> None:
             "--exporters", "a:1", "--web.listen-address", "127.0.0.1:0", "--grpc.listen-address", fake.address
         )
         assert status == 2
-        assert f"flag --grpc.listen-address: cannot listen on {fake.address}" in err.splitlines()[-1]
+        assert f"option grpc.listen-address: cannot listen on {fake.address}" in err.splitlines()[-1]
 
 
 async def test_exporters_from_the_environment_and_version() -> None:
