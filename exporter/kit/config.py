@@ -42,13 +42,20 @@ def load(
     """
     parser = _Parser(prog=program, allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"{program} {version}")
-    parser.add_argument(f"--{CONFIG_FILE}", default=None, help="YAML file with the options below as keys")
+    parser.add_argument(
+        f"--{CONFIG_FILE}", metavar="PATH", default=None, help="YAML file with the options below as keys"
+    )
     for option in options:
         default = "" if option.default in (None, "", ()) else f" (default: {_text(option.default)})"
         # Text of the table may hold "%", which argparse would take for a format.
         shown = (option.help + default).replace("%", "%%")
         parser.add_argument(
-            f"--{option.name}", dest=option.name, default=argparse.SUPPRESS, action="append", help=shown
+            f"--{option.name}",
+            dest=option.name,
+            default=argparse.SUPPRESS,
+            action="append",
+            metavar="VALUE",
+            help=shown,
         )
     given = vars(parser.parse_args(list(argv)))
 
