@@ -25,7 +25,7 @@ class Row(NamedTuple):
     where: Mapping[str, str] = {}  # labels that the samples must have
     label: str = ""
     products: tuple[tuple[str, ...], ...] = ()  # labels to multiply: the first whose labels are all numbers is taken
-    most: float | None = None  # above it, the number is not what the name says: missing
+    most: float = 1e15  # above it, the number is not what the name says: missing. A double counts exactly to 9e15
     required: bool = False  # without this family the page is blind
     silent: bool = False  # reads 0 while the engine has produced nothing and the family is declared without a sample
 

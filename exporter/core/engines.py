@@ -85,7 +85,8 @@ def _reading(engine: _Engine, engines: list[_Engine], kind: Kind, page: Mapping[
         value = _READ[source.row.how](source, engine, engines)
         if value is None and silent and source.row.silent and source.complete and engine not in source.samples:
             value = {} if source.row.how == "by" else 0.0
-        if source.row.most is not None and isinstance(value, float) and value > source.row.most:
+        told = value.values() if isinstance(value, Mapping) else () if value is None else (value,)
+        if any(number > source.row.most for number in told):
             value = None
         numbers[field] = value
     return EngineReading(model=engine[0], engine=engine[1], **numbers)

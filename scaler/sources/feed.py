@@ -2,8 +2,9 @@
 
 May not be in here: what is made of a view (core/view.py).
 
-A message that is malformed (a number that is not finite or below 0, ages that do not fit, `unchanged` with nothing
-before it) is dropped with its connection: the node's last view stays and grows old, and nothing else is touched.
+A number that cannot be (not finite, below 0, absurdly large) is missing, and its engine says so: the others of the node
+know nothing of it. A message whose form is wrong (ages that do not fit, `unchanged` with nothing before it) is dropped
+with its connection: the node's last view stays and grows old.
 A feed that is silent for SILENCE is lost, whether the exporter hangs or its node is dead.
 """
 
@@ -213,26 +214,22 @@ def decode(message: pb.NodeSignals, known: NodeView, last: NodeView | None) -> N
 
 
 def _engine(engine: pb.Engine) -> EngineView:
-    numbers: dict[str, Any] = {name: getattr(engine, name) for name in _NUMBERS if engine.HasField(name)}
-    numbers["seen_seconds"], numbers["queued_seconds"] = engine.seen_seconds, engine.queued_seconds
-    for name, value in numbers.items():
-        if not 0 <= value <= (1 if name in _RATIOS else LARGEST_NUMBER):  # NaN is in no range
-            raise Malformed(f"engine {engine.endpoint[:200]!r}: {name} is {value!r}")
+    sent: dict[str, Any] = {name: getattr(engine, name) for name in _NUMBERS if engine.HasField(name)}
+    sent["seen_seconds"], sent["queued_seconds"] = engine.seen_seconds, engine.queued_seconds
+    # NaN is in no range.
+    numbers = {name: value for name, value in sent.items() if 0 <= value <= (1 if name in _RATIOS else LARGEST_NUMBER)}
+    texts = {name: getattr(engine, name) for name in _TEXTS}
+    if len(numbers) < len(sent):
+        texts["error"] = ", ".join(f"{name} is {value!r}" for name, value in sent.items() if name not in numbers)
     if engine.HasField("sleeping"):
         numbers["sleeping"] = engine.sleeping
     return EngineView(
-        **{name: getattr(engine, name) for name in _TEXTS},
-        labels=dict(engine.labels),
-        gpus=tuple(engine.gpus),
-        health=engine.health or "unknown",
-        **numbers,
+        **texts, labels=dict(engine.labels), gpus=tuple(engine.gpus), health=engine.health or "unknown", **numbers
     )
 
 
 def _gpu(gpu: pb.Gpu) -> GpuView:
     capacity = gpu.capacity if gpu.HasField("capacity") else None
-    if capacity is not None and not 0 <= capacity <= 1:
-        raise Malformed(f"GPU {gpu.uuid[:200]!r}: capacity is {capacity!r}")
     return GpuView(
         uuid=gpu.uuid,
         instance=gpu.instance,
@@ -240,7 +237,7 @@ def _gpu(gpu: pb.Gpu) -> GpuView:
         name=gpu.name,
         state=gpu.state or "unknown",
         reasons=tuple((reason.reason, reason.action) for reason in gpu.reasons),
-        capacity=capacity,
+        capacity=capacity if capacity is not None and 0 <= capacity <= 1 else None,
     )
 
 

@@ -143,6 +143,8 @@ KV, BLOCKS = "kv_cache_usage_perc", {"num_gpu_blocks": "24", "block_size": "16"}
 FIELDS: dict[str, tuple[list[str], str, Any]] = {
     "kv usage: the new name, not both": ([row("gpu_cache_usage_perc", 0.3), row(KV, 0.4)], "kv_usage", 0.4),
     "kv usage above 1 is no ratio": ([row(KV, 87)], "kv_usage", None),
+    "a count beyond any engine": ([row("num_preemptions_total", 1e16)], "preemptions_total", None),
+    "finished, beyond any engine": ([row("request_success_total", 1e16, finished_reason="stop")], "finished", None),
     "two processes that agree": ([row(KV, 0.4, pid="1"), row(KV, 0.4, pid="2")], "kv_usage", 0.4),
     "two processes that disagree": ([row(KV, 0.4, pid="1"), row(KV, 0.5, pid="2")], "kv_usage", None),
     "awake": ([row("engine_sleep_state", 1, sleep_state="awake")], "sleeping", False),

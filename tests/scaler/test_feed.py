@@ -88,15 +88,32 @@ async def test_unchanged_brings_new_ages_and_keeps_the_rest() -> None:
         assert (after.at or 0) > (before.at or 0)
 
 
+ABSURD = [
+    ("waiting", math.nan, "waiting is nan"),
+    ("running", math.inf, "running is inf"),
+    ("kv_capacity_tokens", -1.0, "kv_capacity_tokens is -1.0"),
+    ("generation_tokens_total", 1e300, "generation_tokens_total is 1e+300"),
+    ("kv_usage", 1.5, "kv_usage is 1.5"),
+    ("capacity", 2.0, "capacity is 2.0"),
+    ("seen_seconds", -1.0, "seen_seconds is -1.0"),
+]
+
+
+@pytest.mark.parametrize(("field", "number", "words"), ABSURD, ids=[row[0] for row in ABSURD])
+def test_a_number_that_cannot_be_is_missing_for_its_engine_alone(field: str, number: float, words: str) -> None:
+    message = signals(engine("a", waiting=3), engine("b", **{field: number}))
+    good, bad = decode(message, NodeView("a:1", 0.0), None).engines
+    assert (good.waiting, good.error) == (3, "")
+    assert getattr(bad, field) in (None, 0.0)
+    assert bad.error == words
+
+
+def test_a_gpu_whose_capacity_cannot_be_has_none() -> None:
+    (gpu,) = decode(signals(gpus=[pb.Gpu(uuid="G", capacity=-1)]), NodeView("a:1", 0.0), None).gpus
+    assert gpu.capacity is None
+
+
 MALFORMED = [
-    ("not a number", signals(engine(waiting=math.nan)), "waiting is nan"),
-    ("infinite", signals(engine(running=math.inf)), "running is inf"),
-    ("negative", signals(engine(kv_capacity_tokens=-1)), "kv_capacity_tokens is -1.0"),
-    ("absurd", signals(engine(generation_tokens_total=1e300)), "generation_tokens_total is 1e+300"),
-    ("KV above 1", signals(engine(kv_usage=1.5)), "kv_usage is 1.5"),
-    ("capacity above 1", signals(engine(capacity=2)), "capacity is 2"),
-    ("capacity of a GPU", signals(gpus=[pb.Gpu(uuid="G", capacity=-1)]), "capacity is -1"),
-    ("negative seen", signals(engine(seen_seconds=-1.0)), "seen_seconds is -1.0"),
     ("too few ages", signals(engine(), engine_age_seconds=[]), "0 ages for 1 engines"),
     ("too many ages", signals(engine_age_seconds=[1.0]), "1 ages for 0 engines"),
     ("age not a number", signals(engine(), engine_age_seconds=[math.nan]), "not finite"),
@@ -137,12 +154,12 @@ async def test_a_malformed_message_harms_that_node_alone() -> None:
         following(good.address, bad.address) as follow,
     ):
         await follow.until(lambda views: len(views) == 2 and all(view.connected for view in views))
-        bad.send(signals(engine("b", waiting=math.nan)))
+        bad.send(signals(engine("b", waiting=7), engine_age_seconds=[]))
         views = await follow.until(lambda views: any("malformed" in view.error for view in views))
         by_address = {view.address: view for view in views}
         assert by_address[good.address].connected
         lost = by_address[bad.address]
-        assert "waiting is nan" in lost.error
+        assert "0 ages for 1 engines" in lost.error
         assert lost.engines[0].waiting == 5  # what was known stays, and grows old
         bad.send(signals(engine("b", waiting=6)))
         await follow.until(lambda views: all(view.connected for view in views))
