@@ -3,13 +3,14 @@
 May not be in here: anything else.
 """
 
-import asyncio
 import os
 import sys
+from typing import NoReturn
 
 from exporter import app, settings
 from exporter.kit import log
 from exporter.kit.config import ConfigError
+from exporter.kit.run import leave, run
 
 
 def main() -> int:
@@ -17,11 +18,16 @@ def main() -> int:
     try:
         values = settings.read(sys.argv[1:], os.environ)
         log.setup(values.log_level, values.log_format)
-        return asyncio.run(app.run(values))
+        return run(app.run(values))
     except ConfigError as error:
         sys.stderr.write(f"{settings.PROGRAM}: {error}\n")
         return 2
 
 
+def entry() -> NoReturn:
+    """The console script."""
+    leave(main)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    entry()

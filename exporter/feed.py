@@ -54,7 +54,7 @@ class Feed:
         self.subscribers = 0
         self.messages = 0
         self._boot = uuid.uuid4().hex
-        self._content = b""
+        self._content: bytes | None = None  # a node with neither engines nor GPUs encodes to nothing
         self._newest: _Encoded | None = None
         self._changed = asyncio.Event()
         self._stopping = False

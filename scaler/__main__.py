@@ -3,13 +3,14 @@
 May not be in here: anything else.
 """
 
-import asyncio
 import os
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from exporter.kit import log
 from exporter.kit.config import ConfigError
+from exporter.kit.run import leave, run
 from scaler import settings
 
 
@@ -22,12 +23,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.environ.setdefault("GRPC_VERBOSITY", "NONE")
         from scaler import app  # noqa: PLC0415 -- see above
 
-        asyncio.run(app.run(chosen))
+        run(app.run(chosen))
     except ConfigError as error:
         print(f"{settings.PROGRAM}: {error}", file=sys.stderr)  # noqa: T201 -- the log may not be set up
         return 2
     return 0
 
 
+def entry() -> NoReturn:
+    """The console script."""
+    leave(main)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    entry()

@@ -38,7 +38,7 @@ CALLS_END = 1.0  # s for calls in flight; with the above and the web server's se
 
 SERVER_OPTIONS = (
     ("grpc.so_reuseport", 0),  # a second scaler on the port is a mistake, not half of the calls
-    ("grpc.max_receive_message_length", 65536),  # a ScaledObjectRef is about 200 bytes
+    ("grpc.max_receive_message_length", 4 << 20),  # GetMetricSpec never fails: etcd takes objects of 1.5 MiB
     # KEDA's keepalive pings are welcome, whether or not it has a call open.
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.min_ping_interval_without_data_ms", 5000),

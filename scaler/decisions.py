@@ -169,8 +169,11 @@ class Desk:
                 log.warning("%s", error)
         self._entries.move_to_end(key)
         entry.asked = self._clock()
-        while len(self._entries) > MOST_OBJECTS:
-            self._entries.popitem(last=False)
+        if len(self._entries) > MOST_OBJECTS:
+            # One with open streams stays, or they would never be told again; --streams.max bounds how many.
+            oldest = next((old for old, kept in self._entries.items() if not kept.watchers and kept is not entry), None)
+            if oldest is not None:
+                del self._entries[oldest]
         if entry.trigger is None:
             raise TriggerError(entry.error)
         return entry

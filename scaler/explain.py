@@ -26,7 +26,7 @@ def render(shown: Mapping[str, Any]) -> str:
     if answer is None:
         parts.append(f"no answer\n  GetMetrics fails (UNAVAILABLE), and the HPA holds: {shown['unknown']}")
     else:
-        parts += [_arithmetic(answer, shown["settings"]), _vetoes(answer["vetoes"]), _turns(answer, shown["settings"])]
+        parts += [_arithmetic(answer, shown["settings"]), _vetoes(answer), _turns(answer, shown["settings"])]
         parts.append(f"answer\n  {answer['explanation']}")
     return "\n\n".join(parts)
 
@@ -75,10 +75,11 @@ def _arithmetic(answer: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
     return "arithmetic\n" + "\n".join(f"  {name:<15} {t[name]:>9}  {how}" for name, how in steps)
 
 
-def _vetoes(vetoes: Sequence[str]) -> str:
-    if not vetoes:
+def _vetoes(answer: Mapping[str, Any]) -> str:
+    if not answer["vetoes"]:
         return "vetoes\n  none: everything that is needed is known"
-    return "vetoes (not fewer than there are, until these are mended)\n" + "\n".join(f"  {veto}" for veto in vetoes)
+    head = f"vetoes (not fewer than {answer['terms']['floor']:g}, until these are mended)"
+    return "\n".join([head, *(f"  {veto}" for veto in answer["vetoes"])])
 
 
 def _turns(answer: Mapping[str, Any], settings: Mapping[str, Any]) -> str:

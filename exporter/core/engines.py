@@ -21,6 +21,9 @@ from exporter.core.model import EngineReading
 
 WANTED = Wanted(dict.fromkeys(name for kind in KINDS for row in kind.rows for name in row.names))
 
+#: Engines (data-parallel ranks times models) behind one URL. More would crowd out the node's other servers.
+MAX_ENGINES = 64
+
 _Engine = tuple[str, str]  # model, engine
 _Sample = tuple[Mapping[str, str], float]
 _PER_ENGINE = ("one", "by", "off")
@@ -46,6 +49,8 @@ def read(body: bytes) -> tuple[str, tuple[EngineReading, ...]]:
     engines = sorted({engine for source in naming for engine in source.samples})
     if not engines:
         raise ExpositionError("blind", f"no series of {kind.name} names an engine")
+    if len(engines) > MAX_ENGINES:
+        raise ExpositionError("too_many_engines", f"the page names {len(engines)} engines, {MAX_ENGINES} are allowed")
     required = [page[row.field] for row in kind.rows if row.required]
     # What is required of an engine is not at the page's end by chance, and engines named there alone may not be all.
     if any(not source.complete and set(engines) - set(source.samples) for source in required) or not any(

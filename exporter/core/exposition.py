@@ -33,6 +33,7 @@ REASONS: Mapping[str, str] = {
     "duplicate": _REPORT,
     "negative": _REPORT,
     "not_finite": _REPORT,
+    "too_many_engines": "point the URL at one server's metrics page",
     "blind": "start the server with its metrics on (vLLM: without --disable-log-stats)",
 }
 

@@ -11,8 +11,8 @@ import argparse
 import difflib
 import math
 import re
+import reprlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 
@@ -31,6 +31,9 @@ class Option(NamedTuple):
 
 
 CONFIG_FILE = "config.file"
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 200
 
 
 def load(
@@ -89,17 +92,9 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _read(path: str, options: Iterable[Option]) -> Mapping[str, Any]:
-    import yaml  # noqa: PLC0415 -- 3 MB of RSS that a program without a config file need not hold
+    from exporter.kit import yaml_file  # noqa: PLC0415 -- PyYAML is 3 MB of RSS
 
-    try:
-        content = yaml.safe_load(Path(path).read_bytes())
-    except OSError as error:
-        raise ConfigError(f"file {path}: cannot be read ({error.strerror}); check --{CONFIG_FILE}") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: "2026-99-99" is no date
-        mark = getattr(error, "problem_mark", None)
-        where = f" line {mark.line + 1} column {mark.column + 1}:" if mark else ""
-        what = getattr(error, "problem", None) or "it is not YAML text"
-        raise ConfigError(f"file {path}:{where} {what}; write YAML with one option a line") from None
+    content = yaml_file.load(path, CONFIG_FILE, "YAML with one option a line")
     if content is None:
         return {}
     if not isinstance(content, dict):
@@ -129,6 +124,11 @@ def _text(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
+def shown(value: object) -> str:
+    """A value as an error may show it: short, whatever it is."""
+    return _SHORT.repr(value)
+
+
 # What an option may be. Each takes text (flag, environment) or a YAML value and raises ValueError("... ; fix").
 
 
@@ -136,7 +136,7 @@ def string(raw: Any) -> str:
     if isinstance(raw, bool | int | float):
         return str(raw)
     if not isinstance(raw, str):
-        raise ValueError(f"{raw!r} is not text; write one value")
+        raise ValueError(f"{shown(raw)} is not text; write one value")
     return raw
 
 
@@ -144,7 +144,7 @@ def strings(raw: Any) -> tuple[str, ...]:
     """A list: YAML's, or text with commas."""
     items = raw.split(",") if isinstance(raw, str) else raw
     if not isinstance(items, list | tuple) or not all(isinstance(item, str) for item in items):
-        raise ValueError(f"{raw!r} is not a list of texts; write a YAML list, or text with commas")
+        raise ValueError(f"{shown(raw)} is not a list of texts; write a YAML list, or text with commas")
     return tuple(item.strip() for item in items if item.strip())
 
 
@@ -155,13 +155,13 @@ def boolean(raw: Any) -> bool:
         return True
     if str(raw).lower() in ("false", "0", "no", "off"):
         return False
-    raise ValueError(f"{raw!r} is neither true nor false")
+    raise ValueError(f"{shown(raw)} is neither true nor false")
 
 
 def integer(least: int, most: int) -> Callable[[Any], int]:
     def parse(raw: Any) -> int:
         if isinstance(raw, bool) or not re.fullmatch(r"[0-9]{1,18}", str(raw)) or not least <= int(raw) <= most:
-            raise ValueError(f"{raw!r} is not a whole number from {least} to {most}")
+            raise ValueError(f"{shown(raw)} is not a whole number from {least} to {most}")
         return int(raw)
 
     return parse
@@ -172,7 +172,7 @@ def choice(*allowed: str) -> Callable[[Any], str]:
         # YAML reads a bare `off` as false.
         text = {True: "on", False: "off"}.get(raw, str(raw)) if isinstance(raw, bool) else str(raw)
         if text not in allowed:
-            raise ValueError(f"{text!r} is not one of {', '.join(allowed)}")
+            raise ValueError(f"{shown(text)} is not one of {', '.join(allowed)}")
         return text
 
     return parse
@@ -184,16 +184,16 @@ _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 def seconds(raw: Any) -> float:
     """A Go-like duration ("500ms", "1m30s") or a plain number of seconds; finite and above 0."""
     if isinstance(raw, bool):
-        raise ValueError(f"{raw!r} is not a duration; write for example 15s")
+        raise ValueError(f"{shown(raw)} is not a duration; write for example 15s")
     text = str(raw)
     if re.fullmatch(r"(?:[0-9]{1,9}(?:\.[0-9]{1,9})?(?:ms|s|m|h))+", text):
         value = sum(float(n) * _UNITS[unit] for n, unit in re.findall(r"([0-9.]+)(ms|s|m|h)", text))
     elif re.fullmatch(r"[0-9]{1,9}(?:\.[0-9]{1,9})?", text):
         value = float(text)
     else:
-        raise ValueError(f"{text!r} is not a duration; write for example 500ms, 15s or 2m")
+        raise ValueError(f"{shown(text)} is not a duration; write for example 500ms, 15s or 2m")
     if not value > 0 or not math.isfinite(value):
-        raise ValueError(f"{text!r} is not above zero; write for example 15s")
+        raise ValueError(f"{shown(text)} is not above zero; write for example 15s")
     return value
 
 
@@ -202,5 +202,5 @@ def listen(raw: Any) -> tuple[str, int]:
     text = str(raw)
     host, colon, port = text.rpartition(":")
     if not colon or not re.fullmatch(r"[0-9]{1,5}", port) or int(port) > 65535 or re.search(r"[\s/]", host):
-        raise ValueError(f"{text!r} is not an address; write host:port or :port, as in :9480")
+        raise ValueError(f"{shown(text)} is not an address; write host:port or :port, as in :9480")
     return host.strip("[]"), int(port)

@@ -70,6 +70,10 @@ class DcgmSource:
             except (FetchError, ExpositionError) as error:
                 text = str(error)
                 message = text if self._url in text else f"{self._url}: {text}"
+            if message and message != self._state.message:
+                log.warning("dcgm fails: %s", message)
+            elif self._state.message and not message:
+                log.info("dcgm answers: %s", self._url)
             now = time.monotonic()
             last = self._state.last_success if message else now
             self._state = Collector("dcgm", not message, now - began, last, message)

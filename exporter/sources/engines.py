@@ -10,14 +10,13 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from exporter.core import engines
 from exporter.core.exposition import ExpositionError
 from exporter.core.model import Collector, EngineScrape, EngineTarget, PodRef
-from exporter.kit.config import ConfigError
+from exporter.kit.config import ConfigError, shown
 from exporter.kit.fetch import Fetcher, FetchError
 from exporter.kit.tasks import crash_message
 
@@ -172,18 +171,13 @@ def _stamp(path: str) -> tuple[int, ...]:
 
 def load_targets(path: str) -> tuple[EngineTarget, ...]:
     """The targets that a YAML or JSON file lists. Raises ConfigError naming the file, the entry and the fix."""
-    import yaml  # noqa: PLC0415 -- 3 MB of RSS that a program without a targets file need not hold
+    from exporter.kit import yaml_file  # noqa: PLC0415 -- PyYAML is 3 MB of RSS
 
+    content = yaml_file.load(path, "engines.file", "a list of URLs or of mappings with url")
+    if content is None:
+        raise ConfigError(f"file {path}: is empty; write [] for no engines")
     try:
-        content = yaml.safe_load(Path(path).read_bytes())
-    except OSError as error:
-        raise ConfigError(f"file {path}: cannot be read ({error.strerror}); check --engines.file") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f" line {mark.line + 1}:" if mark else ""
-        raise ConfigError(f"file {path}:{where} is not YAML; write a list of URLs or of mappings with url") from None
-    try:
-        return targets(content if content is not None else [])
+        return targets(content)
     except ValueError as error:
         raise ConfigError(f"file {path}: {error}") from None
 
@@ -212,10 +206,12 @@ _KEYS = ("url", "namespace", "pod", "container", "labels", "gpus")
 
 def _target(entry: Any) -> EngineTarget:
     if not isinstance(entry, dict):
-        raise ValueError(f"{entry!r} is neither a URL nor a mapping; write a URL, or a mapping with {', '.join(_KEYS)}")
+        raise ValueError(
+            f"{shown(entry)} is neither a URL nor a mapping; write a URL, or a mapping with {', '.join(_KEYS)}"
+        )
     for key in entry:
         if key not in _KEYS:
-            raise ValueError(f"key {key!r} is unknown; known keys: {', '.join(_KEYS)}")
+            raise ValueError(f"key {shown(key)} is unknown; known keys: {', '.join(_KEYS)}")
     pod = PodRef(*(_text(entry, key) for key in ("namespace", "pod", "container")))
     labels = entry.get("labels") or {}
     if not isinstance(labels, dict) or not all(_is_scalar(part) for pair in labels.items() for part in pair):
@@ -249,12 +245,12 @@ def _url(text: str) -> str:
         parts = urlsplit(text)
         port_is_good = parts.port != 0
     except ValueError:
-        raise ValueError(f"{text!r} is no URL; {fix}") from None
+        raise ValueError(f"{shown(text)} is no URL; {fix}") from None
     if parts.scheme not in ("http", "https") or not parts.hostname or not port_is_good:
-        raise ValueError(f"{text!r} is no http or https URL with a host; {fix}")
+        raise ValueError(f"{shown(text)} is no http or https URL with a host; {fix}")
     if parts.username is not None or parts.password is not None:
         # It would be on every page and in every log line.
         raise ValueError(f"the URL of {parts.hostname} holds credentials; {fix} without them")
     if parts.fragment or not text.isprintable() or " " in text:
-        raise ValueError(f"{text!r} has a fragment, a blank or a control character; {fix}")
+        raise ValueError(f"{shown(text)} has a fragment, a blank or a control character; {fix}")
     return parts._replace(path="/metrics").geturl() if parts.path in ("", "/") else text

@@ -97,7 +97,7 @@ def sentence(
     if sick := [text for text in map(sickness, fleet.replicas) if text]:
         parts.append("; ".join(sick[:MOST_NAMED]))
     if held:
-        parts.append(f"holds at {n['replicas']} or more ({'; '.join(held)})")
+        parts.append(f"holds at {n['floor']} or more ({'; '.join(held)})")
     if reason == "max_replicas":
         parts.append(f"capped by maxReplicas {trigger.max_replicas}")
     if reason == "advisory":

@@ -12,7 +12,9 @@ May not be in here: clocks, I/O, constants (policy.py has every one, with its so
    is absolute, so that replicas which are already on their way are never asked for twice.
 4. Missing is not zero. A blind replica keeps itself on top of the work that is seen, and while anything is missing (a
    blind replica, a KV cache usage, an exporter that never answered) the answer is never below the replicas there are:
-   it can still grow. When nothing is known at all, the answer is Unknown, and the caller holds.
+   it can still grow. While a replica that was read before is blind, it is not below the last answer either: that may
+   have asked for replicas which are not seen yet. When nothing is known at all, the answer is Unknown, and the caller
+   holds.
 5. maxReplicas caps what the work asks for; not what rule 4 holds, for a hold removes nothing.
 6. mode advisory answers with the replicas there are. The terms show what it would have said.
 
@@ -52,6 +54,7 @@ class Memory(Struct, frozen=True):
 
     points: tuple[Point, ...] = ()
     lessons: Lessons = Lessons()
+    held: float = 0.0  # replicas that the last decision came to, before advice was made of it
 
 
 class Decision(Struct, frozen=True):
@@ -116,7 +119,8 @@ def decide(trigger: Trigger, fleet: Fleet, memory: Memory | None, now: float) ->
     there = max(len(fleet.replicas), fleet.spec_replicas or 0)
     vetoes = account.vetoes(trigger, fleet, seen, blind)
     capped = needed if trigger.max_replicas is None else min(needed, float(trigger.max_replicas))
-    held = max(capped, float(there)) if vetoes else capped
+    floor = max(float(there), memory.held if lost else 0.0) if vetoes else 0.0
+    held = max(capped, floor)
     answer = float(fleet.spec_replicas or len(fleet.replicas)) if trigger.mode == "advisory" else held
     required = _thousandths(answer)
 
@@ -126,6 +130,7 @@ def decide(trigger: Trigger, fleet: Fleet, memory: Memory | None, now: float) ->
         # The work at which one more, or one fewer, is needed.
         "demand_up": carried(whole - lost, capacities),
         **({"demand_down": carried(whole - lost - 1, capacities)} if whole > lost else {}),
+        **({"floor": _thousandths(floor)} if vetoes else {}),
         "held": _thousandths(held),
         "required": required,
     }
@@ -138,7 +143,7 @@ def decide(trigger: Trigger, fleet: Fleet, memory: Memory | None, now: float) ->
         vetoes=vetoes,
         explanation=account.sentence(trigger, fleet, states, reason, terms, vetoes),
     )
-    return decision, Memory(points, lessons)
+    return decision, Memory(points, lessons, held)
 
 
 def metric_value(metric: str, trigger: Trigger, decision: Decision) -> tuple[int, float]:

@@ -31,7 +31,8 @@ CONSTANTS: dict[str, Constant] = {
     "trend_cap": Constant(1, "ratio", "the trend adds this share of what waits at most: it may double a queue, not invent one"),
     # When a reading is not believed.
     "stale_after": Constant(15, "s", "fifteen missed readings; one sync of the HPA, so as often as the answer is used"),
-    "unheard_grace": Constant(15, "s", "time listed exporters have to answer at first, before it is decided without them"),
+    "first_listing": Constant(15, "s", "three look-ups of a name: who is listed by then was there when the scaler started"),
+    "unheard_grace": Constant(300, "s", "the HPA's own window down: so long an error holds no longer than it would have"),
     # What downstream makes of the value.
     "hpa_tolerance": Constant(0.1, "ratio", "kube-controller-manager's --horizontal-pod-autoscaler-tolerance"),
     "most_replicas": Constant(100_000, "replicas", "beyond any cluster (Kubernetes: 150,000 pods of all kinds): stays finite"),

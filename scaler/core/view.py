@@ -70,6 +70,7 @@ class NodeView(Struct, frozen=True):
     address: str  # of the exporter
     since: float  # when the address was first listed
     at: float | None = None  # when its newest message arrived; None: it never answered
+    first: float | None = None  # when its first message arrived
     connected: bool = False
     error: str = ""  # why it is not connected
     node: str = ""
@@ -146,13 +147,15 @@ def fleet(nodes: Sequence[NodeView], trigger: Trigger, now: float) -> Fleet:
 
 
 def _current(nodes: Iterable[NodeView]) -> list[NodeView]:
-    """The views without those that a newer exporter of the same node has replaced (its pod was restarted)."""
-    newest = {view.node: view.at for view in nodes if view.connected and view.node and view.at is not None}
-    return [
-        view
-        for view in nodes
-        if view.connected or view.at is None or newest.get(view.node) is None or view.at > newest[view.node]
-    ]
+    """The views without those that a newer exporter of the same node has replaced (its pod was restarted).
+
+    Two that answered at the same time are two exporters, whatever they call their node.
+    """
+    newest: dict[str, float] = {}
+    for view in nodes:
+        if view.connected and view.node and view.first is not None:
+            newest[view.node] = max(view.first, newest.get(view.node, view.first))
+    return [view for view in nodes if view.connected or view.at is None or view.at >= newest.get(view.node, view.at)]
 
 
 def _missing_exporters(views: Sequence[NodeView], heard: Sequence[NodeView], unheard: Sequence[str], now: float) -> str:
@@ -163,7 +166,8 @@ def _missing_exporters(views: Sequence[NodeView], heard: Sequence[NodeView], unh
         return f"no exporter has answered: {_few(unheard)}; check --exporters, and that the feed's port can be reached"
     # A scaler that has just started and sees half of the nodes would ask for half of the replicas.
     start, grace = min(view.since for view in views), policy.value("unheard_grace")
-    if any(view.at is None and view.since - start < grace and now - view.since < grace for view in views):
+    listing = policy.value("first_listing")
+    if any(view.at is None and view.since - start < listing and now - view.since < grace for view in views):
         return f"{len(unheard)} of {len(views)} exporters have not answered yet: {_few(unheard)}; wait {grace:g} s"
     return ""
 

@@ -26,10 +26,11 @@ from scaler.core.view import EngineView, GpuView, NodeView
 
 DNS = "dns:"
 RESOLVE_EVERY = 5.0  # s
+RESOLVE_WITHIN = 5.0  # s
 SILENCE = 10.0  # s; the feed has a heartbeat of about a second
 BACK_OFF = (0.2, 5.0)  # s, first and longest; each is doubled and jittered
 FORGET_AFTER = 300.0  # s after an address is no longer listed: the HPA's own window for scaling down
-LARGEST_MESSAGE = 4 * 1024 * 1024  # bytes; a node with 100 engines sends about 50 kB
+LARGEST_MESSAGE = 16 << 20  # bytes; a node with 100 engines sends about 50 kB
 LARGEST_NUMBER = 1e15  # beyond what any engine counts to; keeps sums finite and exact
 
 log = logging.getLogger("feed")
@@ -61,35 +62,46 @@ class Feeds:
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._unlisted: dict[str, float] = {}  # address -> since when no name has it any more
         self._names: dict[str, tuple[str, ...]] = {}  # name -> its last known addresses
+        self._since = clock()
         self._failing: set[str] = set()  # names that could not be resolved last time
 
     def views(self) -> tuple[NodeView, ...]:
-        return tuple(self._views.values())
+        """One for each address, and one for each name that has none yet: somebody is missing."""
+        nameless = [name for name in self._exporters if name.startswith(DNS) and name not in self._names]
+        waiting = [NodeView(name, self._since, error="the name has no address yet") for name in nameless]
+        return (*self._views.values(), *waiting)
 
     async def run(self) -> None:
         """Follow the exporters until cancelled."""
+        names = [name for name in self._exporters if name.startswith(DNS)]
         try:
             while True:
-                self._list([address for name in self._exporters for address in await self._addresses(name)])
+                self._list(self._known())  # a name that takes its time keeps nobody else waiting
+                await asyncio.gather(*map(self._look_up, names))
+                self._list(self._known())
                 await asyncio.sleep(RESOLVE_EVERY)
         finally:
             for task in self._tasks.values():
                 task.cancel()
             await asyncio.gather(*self._tasks.values(), return_exceptions=True)
 
-    async def _addresses(self, name: str) -> tuple[str, ...]:
-        if not name.startswith(DNS):
-            return (name,)
+    def _known(self) -> list[str]:
+        return [address for name in self._exporters for address in self._names.get(name, ())] + [
+            name for name in self._exporters if not name.startswith(DNS)
+        ]
+
+    async def _look_up(self, name: str) -> None:
         try:
-            found = tuple(sorted(set(await self._resolve(name.removeprefix(DNS)))))
-        except OSError as error:
+            async with asyncio.timeout(RESOLVE_WITHIN):
+                found = tuple(sorted(set(await self._resolve(name.removeprefix(DNS)))))
+        except OSError as error:  # a TimeoutError is one
             if name not in self._failing:
-                log.warning("%s: %s; keeping the addresses known before; check the Service's name", name, error)
+                cause = error if str(error) else f"no answer in {RESOLVE_WITHIN:g} s"
+                log.warning("%s: %s; keeping the addresses known before; check the Service's name", name, cause)
             self._failing.add(name)
-            return self._names.get(name, ())
+            return
         self._failing.discard(name)
         self._names[name] = found
-        return found
 
     def _list(self, listed: Sequence[str]) -> None:
         """Start following what is new; forget what has long been gone."""
@@ -144,7 +156,9 @@ class Feeds:
                 last = decode(message, self._views[address], last)
                 if not self._views[address].connected:
                     log.info("exporter %s: connected, node %s", address, last.node)
-                self._views[address] = structs.replace(last, at=self._clock(), connected=True, error="")
+                now, first = self._clock(), self._views[address].first
+                first = now if first is None else first
+                self._views[address] = structs.replace(last, at=now, first=first, connected=True, error="")
                 self._changed()
         except TimeoutError:
             return f"silent for {SILENCE:g} s"

@@ -407,18 +407,23 @@ def test_a_file_is_yaml_or_json(path: Path) -> None:
     assert load_targets(str(path)) == expected
     path.write_text(json.dumps(["http://a/m", {"url": "http://b/m", "pod": "x"}]))
     assert load_targets(str(path)) == expected
-    path.write_text("# nothing yet\n")
+    path.write_text("[]\n")
     assert load_targets(str(path)) == ()
 
 
 BAD_FILES = {
-    "not YAML": ("- {", "line [12]: is not YAML; write a list"),
-    "a date that is none": ("- 2026-99-99", "is not YAML"),
-    "bytes": ("\x00\x01", "is not YAML"),
-    "a tag": ("- !!python/object/apply:os.system [true]", "is not YAML"),
+    "not YAML": ("- {", "line [12] column [0-9]+: expected the node content.*; write a list"),
+    "a date that is none": ("- 2026-99-99", "it is not YAML text"),
+    "bytes": ("\x00\x01", "it is not YAML text"),
+    "a tag": ("- !!python/object/apply:os.system [true]", "could not determine a constructor"),
+    "a tag that does not fit": ("- !!bool maybe", "it is not YAML text"),
+    "empty, as while it is being written": ("# nothing yet\n", "is empty; write \\[\\] for no engines"),
+    "an alias": ("- &a http://a/m\n- *a\n", "line 2 column 3: an alias"),
+    "a key twice": ("- {url: http://a/m, pod: x, pod: y}", "a key that is there twice"),
+    "half a character": ('["\\ud83d"]', "half a character"),
     "a mapping": ("engines: [http://a]", "holds a dict; write a list of URLs"),
     "a bad entry": ("- http://a/m\n- http://b/m\n- ftp://c\n", "entry 3: 'ftp://c' is no http"),
-    "deep": ("[" * 5000, "is not YAML"),
+    "deep": ("[" * 5000, "it is not YAML text"),
 }
 
 

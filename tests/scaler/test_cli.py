@@ -52,7 +52,7 @@ async def test_explain_accounts_for_the_answer(running: Scaler, capsys: pytest.C
         "settings",
         "inputs",
         "arithmetic",
-        "vetoes (not fewer than there are, until these are mended)",
+        "vetoes (not fewer than 3, until these are mended)",
         "what would change the answer",
         "answer",
     ]

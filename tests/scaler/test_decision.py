@@ -178,6 +178,17 @@ def test_an_exporter_that_never_answered_holds() -> None:
     assert decision.vetoes == ("exporters never heard: x:1 (refused)",)
 
 
+def test_a_hold_is_at_the_last_answer_which_may_have_asked_for_replicas_not_yet_seen() -> None:
+    busy = {"waiting": 40.0, "running": 20.0}
+    first, memory = decide(trigger(), several(busy, IDLE), None, 0.0)
+    held, memory = decide(trigger(), several(busy | STALE, IDLE), memory, 60.0)
+    assert isinstance(first, Decision)
+    assert isinstance(held, Decision)
+    assert first.required_replicas > 2
+    assert (held.required_replicas, held.reason) == (first.required_replicas, "hold")
+    assert answer(several(IDLE, IDLE), memory=memory, now=61.0).required_replicas == 0
+
+
 def test_a_rising_queue_counts_before_it_is_there() -> None:
     memory = None
     values = []

@@ -91,10 +91,10 @@ async def test_rule_2_stale_data_is_an_error_never_0(fake: FakeExporter, running
     fake.send(signals(unchanged=True, engine_age_seconds=[60.0, 61.0]))
     code, _ = await keda.until_refused("not read for 6")
     assert code is grpc.StatusCode.UNAVAILABLE
-    # One of two stale: held, and not below the replicas there are.
+    # One of two stale: held at the last answer, whatever the other one says.
     fake.send(signals(engine("llama-0"), engine("llama-1"), engine_age_seconds=[60.0, 0.1]))
-    said = await keda.until(2.0)
-    assert "holds at 2 or more (blind: llama-0 not read for 60 s)" in said
+    said = await keda.until(6.6)
+    assert "holds at 6.60 or more (blind: llama-0 not read for 60 s)" in said
     assert await keda.active()
 
 
@@ -265,8 +265,10 @@ async def test_garbage_on_the_port_harms_nobody(running: Scaler) -> None:
                     continue
                 with pytest.raises(grpc.aio.AioRpcError):
                     await call
-        big = Keda(running.ports.grpc, {"model": "x" * 100_000})
-        assert (await big.refused())[0] is grpc.StatusCode.RESOURCE_EXHAUSTED
+        # Kubernetes objects may have 1.5 MiB: GetMetricSpec answers, and GetMetrics names the key.
+        big = Keda(running.ports.grpc, {"model": "x" * 1_500_000})
+        assert (await big.spec()).metricName == "required-replicas"
+        assert (await big.refused())[0] is grpc.StatusCode.INVALID_ARGUMENT
         assert (await keda.metrics())[0].metricValue == 7
 
 

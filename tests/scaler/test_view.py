@@ -149,17 +149,23 @@ def test_a_scaler_that_has_just_started_waits_for_all_exporters() -> None:
     young = NodeView("y:1", since=NOW - 5)
     assert "1 of 2 exporters" in see(node(engine(), since=NOW - 5), young).problem
     # Later it goes on without, and says so.
-    old = NodeView("y:1", since=NOW - 20)
-    assert see(node(engine(), since=NOW - 20), old).unheard == ("y:1 (no answer yet)",)
+    old = NodeView("y:1", since=NOW - 301)
+    assert see(node(engine(), since=NOW - 301), old).unheard == ("y:1 (no answer yet)",)
     # One that is added to a running fleet stops nobody.
     assert not see(node(engine(), since=0.0), young).problem
 
 
 def test_a_restarted_exporter_replaces_its_old_address() -> None:
     old = node(engine(waiting=9.0), address="10.0.0.1:9481", connected=False, at=NOW - 60)
-    new = node(engine(waiting=2.0), address="10.0.0.2:9481")
+    new = node(engine(waiting=2.0), address="10.0.0.2:9481", first=NOW - 50)
     (replica,) = see(old, new).replicas
     assert replica.waiting == 2
+
+
+def test_two_exporters_with_one_node_name_are_two() -> None:
+    lost = node(engine("a"), connected=False, at=NOW - 60, first=NOW - 100)
+    there = node(engine("b"), address="b:1", first=NOW - 90)
+    assert [(replica.pod, replica.reading_age) for replica in see(lost, there).replicas] == [("a", 60.5), ("b", 1.5)]
 
 
 def test_a_lost_node_keeps_its_replicas_with_growing_age() -> None:
