@@ -182,6 +182,13 @@ def test_field(name: str) -> None:
     assert (reading.waiting, reading.running) == (3.0, 2.0)
 
 
+def test_a_page_of_many_models_is_refused_before_it_crowds_out_others() -> None:
+    names = [f'vllm:{gauge}{{model_name="m{i}"}} 1\n' for gauge in GAUGES for i in range(65)]
+    with pytest.raises(ExpositionError, match="65 engines, 64 are allowed") as error:
+        read("".join(names).encode() + b"# HELP z z\n")
+    assert error.value.reason == "too_many_engines"
+
+
 LAST = {
     "finished": row("request_success_total", 3, finished_reason="stop"),
     "rejections_total": rejected(3, "x"),

@@ -90,6 +90,12 @@ async def test_the_whole_state_comes_at_once(feed, watch):
     assert ("xid_79", "reboot_node") in [(reason.reason, reason.action) for reason in gpu.reasons]
 
 
+async def test_a_node_with_neither_gpus_nor_engines_is_heard_too(feed, watch):
+    feed.publish(step(NodeMemory(), inputs(), START)[0])
+    message = await read(watch())
+    assert (message.node, message.unchanged, len(message.engines)) == (NODE, False, 0)
+
+
 async def test_what_is_missing_is_absent_and_never_zero(feed, watch):
     nothing = reading(**dict.fromkeys(("waiting", "running", "kv_usage", "finished", "sleeping", "rejections_total")))
     unread = target(1)

@@ -126,6 +126,16 @@ async def test_a_hostile_client_cannot_fill_the_memory(world: World, monkeypatch
     assert len(next(entry for entry in entries if entry.name == "real").records) == 1
 
 
+async def test_a_flood_takes_no_stream_its_entry(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decisions, "MOST_OBJECTS", 20)
+    world.see(1.0)
+    with world.desk.watch("default", "streaming", MODEL):
+        for i in range(200):
+            world.ask(f"flood-{i}")
+        assert "streaming" in [entry.name for entry in world.desk.entries()]
+        assert len(world.desk.entries()) == 20
+
+
 async def test_bad_metadata_is_kept_as_an_error_and_a_bad_name_not_at_all(world: World) -> None:
     for _ in range(2):
         with pytest.raises(TriggerError, match="modle"):

@@ -241,6 +241,20 @@ async def test_every_address_of_a_name_is_followed_and_forgotten_when_long_gone(
     await first.stop()
 
 
+async def test_a_name_without_an_address_is_somebody_missing_and_keeps_nobody_waiting() -> None:
+    asked = asyncio.Event()
+
+    async def resolve(name: str) -> Iterable[str]:
+        asked.set()
+        await asyncio.Event().wait()  # a resolver that is out
+        return ()
+
+    async with exporter(engine()) as fake, following("dns:gone:9481", fake.address, resolve=resolve) as follow:
+        await asked.wait()
+        views = await follow.until(lambda views: any(view.connected for view in views))
+        assert [(view.address, view.at) for view in views if not view.connected] == [("dns:gone:9481", None)]
+
+
 async def test_a_lost_node_that_is_still_listed_is_kept() -> None:
     clock = Clock()
     async with exporter(engine()) as fake, following(fake.address, clock=clock) as follow:
