@@ -70,11 +70,14 @@ async def run(settings: Settings) -> int:
 
 
 def engine_targets(settings: Settings) -> Callable[[], Sequence[EngineTarget]]:
-    """All servers to watch now: those of the flag and those of the file. Raises ConfigError."""
+    """All servers to watch now: those of the file and those of the flag. Raises ConfigError.
+
+    Of a URL in both the first counts: the file may know its pod and GPUs.
+    """
     if not settings.engines_file:
         return lambda: settings.engines
     listed = TargetFile(settings.engines_file)
-    return lambda: (*settings.engines, *listed())
+    return lambda: (*listed(), *settings.engines)
 
 
 def gpu_sources(settings: Settings, fetcher: Fetcher) -> Mapping[str, GpuSource]:
