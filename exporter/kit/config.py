@@ -10,6 +10,7 @@ Whatever cannot be honoured is a ConfigError: one line that names the place, the
 import argparse
 import difflib
 import math
+import os
 import re
 import reprlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -18,6 +19,13 @@ from typing import Any, NamedTuple, NoReturn
 
 class ConfigError(Exception):
     """A setting that cannot be honoured. str() is the one line to print."""
+
+
+def cannot_listen(option: str, place: str, error: Exception) -> ConfigError:
+    """The error of an address that cannot be bound, with the operating system's own word for why."""
+    code = getattr(error, "errno", None) or 0  # a name that cannot be resolved has a negative one
+    cause = os.strerror(code) if code > 0 else str(error)
+    return ConfigError(f"option {option}: cannot listen on {place} ({cause}); choose a free address")
 
 
 class Option(NamedTuple):
@@ -51,14 +59,14 @@ def load(
     for option in options:
         default = "" if option.default in (None, "", ()) else f" (default: {_text(option.default)})"
         # Text of the table may hold "%", which argparse would take for a format.
-        shown = (option.help + default).replace("%", "%%")
+        text = (option.help + default).replace("%", "%%")
         parser.add_argument(
             f"--{option.name}",
             dest=option.name,
             default=argparse.SUPPRESS,
             action="append",
             metavar="VALUE",
-            help=shown,
+            help=text,
         )
     given = vars(parser.parse_args(list(argv)))
 
@@ -104,8 +112,8 @@ def _read(path: str, options: Iterable[Option]) -> Mapping[str, Any]:
         if key not in names:
             close = difflib.get_close_matches(str(key), names, 1)
             fix = f"did you mean {close[0]}?" if close else f"known keys: {', '.join(names)}"
-            shown = key if isinstance(key, str) and key.isprintable() else repr(key)
-            raise ConfigError(f"file {path}: key {shown}: unknown; {fix}")
+            name = key if isinstance(key, str) and key.isprintable() and len(key) <= 200 else shown(key)
+            raise ConfigError(f"file {path}: key {name}: unknown; {fix}")
     return content
 
 

@@ -3,12 +3,11 @@
 May not be in here: services; each program brings its own.
 """
 
-import os
 import socket
 
 import grpc
 
-from exporter.kit.config import ConfigError
+from exporter.kit.config import cannot_listen
 
 
 def bind(server: grpc.aio.Server, address: tuple[str, int], option: str) -> int:
@@ -22,9 +21,7 @@ def bind(server: grpc.aio.Server, address: tuple[str, int], option: str) -> int:
         _try(host, port)
         return server.add_insecure_port(shown if host else f"[::]:{port}")
     except (OSError, UnicodeError, RuntimeError) as error:  # RuntimeError: somebody was faster
-        code = getattr(error, "errno", None) or 0  # a name that cannot be resolved has a negative one
-        cause = os.strerror(code) if code > 0 else str(error)
-        raise ConfigError(f"option {option}: cannot listen on {shown} ({cause}); choose a free address") from None
+        raise cannot_listen(option, shown, error) from None
 
 
 def _try(host: str, port: int) -> None:

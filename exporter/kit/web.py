@@ -4,11 +4,10 @@ May not be in here: pages; each program brings its routes.
 """
 
 import logging
-import os
 
 from aiohttp import http_exceptions, web
 
-from exporter.kit.config import ConfigError
+from exporter.kit.config import cannot_listen
 
 #: aiohttp keeps an idle connection for 3630 s; 1,000 dripping sockets would stay open for an hour.
 KEEPALIVE_SECONDS = 15.0
@@ -50,7 +49,5 @@ async def serve(app: web.Application, address: tuple[str, int], option: str) -> 
         await site.start()
     except (OSError, UnicodeError) as error:  # UnicodeError: a host that no name server could be asked for
         await runner.cleanup()
-        code = getattr(error, "errno", None) or 0  # a name that cannot be resolved has a negative one
-        cause = os.strerror(code) if code > 0 else str(error)
-        raise ConfigError(f"option {option}: cannot listen on {host}:{port} ({cause}); choose a free address") from None
+        raise cannot_listen(option, f"{host}:{port}", error) from None
     return runner, runner.addresses[0][1]
