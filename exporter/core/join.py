@@ -28,6 +28,14 @@ class MergedGpu(Struct, frozen=True):
     lost: str  # why the GPU as a whole is gone, "" if it is there
     pods: tuple[PodRef, ...]  # union over the sources, sorted
     at: float  # of the newest sample
+    sources: Mapping[str, str] = {}  # signal -> who tells it now: a source's name, or "both" nvml and dcgm
+    shared: bool | None = None  # whether several containers may have the GPU; None is unknown
+    rank: int = 0  # place in PREFERENCE of the most trusted source that tells of it
+
+
+def is_fresh(at: float, source: str, now: float, fresh: Mapping[str, float]) -> bool:
+    """Whether what this source read at `at` counts at `now`. fresh: source -> seconds; a source not named: 0."""
+    return now - at <= fresh.get(source, 0.0)
 
 
 def merge(
@@ -68,18 +76,24 @@ def _merge(samples: list[GpuSample], now: float | None, fresh: Mapping[str, floa
     newest = max(sample.at for sample in samples)
     present = newest if now is None else now
     trusted = sorted(samples, key=_trust)
-    is_fresh = [present - sample.at <= fresh.get(sample.source, 0.0) for sample in trusted]
+    good = [is_fresh(sample.at, sample.source, present, fresh) for sample in trusted]
     # First the fresh in order of trust, then the stale from the newest to the oldest.
-    order = [sample for sample, good in zip(trusted, is_fresh, strict=True) if good]
-    order += sorted((s for s, good in zip(trusted, is_fresh, strict=True) if not good), key=lambda s: -s.at)
+    speak = [sample for sample, counts in zip(trusted, good, strict=True) if counts]
+    stale = [sample for sample, counts in zip(trusted, good, strict=True) if not counts]
+    order = [*speak, *sorted(stale, key=lambda sample: -sample.at)]
 
     readings: dict[str, GpuReading] = {}
     for sample in order:
         for name, value in sample.values.items():
             if name not in readings and math.isfinite(value):
                 readings[name] = GpuReading(value, sample.at, sample.source)
+    sources: dict[str, str] = {}
+    for sample in speak:
+        for name in sample.values:
+            sources[name] = "both" if sources.get(name, sample.source) != sample.source else sample.source
     missing: dict[str, str] = {}
-    for sample in trusted:
+    # Why something could not be read long ago says nothing of now.
+    for sample in speak or trusted:
         for name, reason in sample.missing.items():
             if name not in readings:
                 missing.setdefault(name, reason)
@@ -87,20 +101,22 @@ def _merge(samples: list[GpuSample], now: float | None, fresh: Mapping[str, floa
         info=_info(trusted),
         readings=readings,
         missing=missing,
-        lost=_lost(trusted, is_fresh),
+        lost=_lost(trusted, good),
         pods=tuple(sorted({pod for sample in samples for pod in sample.pods})),
         at=newest,
+        sources=sources,
+        rank=_trust(trusted[0])[0],
     )
 
 
-def _lost(trusted: list[GpuSample], is_fresh: list[bool]) -> str:
+def _lost(trusted: list[GpuSample], good: list[bool]) -> str:
     """Why the GPU is gone, by the most trusted source whose word counts.
 
     "Lost" counts until the same source sees the GPU again; "it is there" counts while it is fresh. So dcgm-exporter's
     cached numbers do not bring back a GPU that the driver has lost, and a hung NVML does not hide a loss.
     """
-    for sample, good in zip(trusted, is_fresh, strict=True):
-        if sample.lost or good:
+    for sample, counts in zip(trusted, good, strict=True):
+        if sample.lost or counts:
             return sample.lost
     return ""
 

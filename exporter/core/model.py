@@ -31,6 +31,7 @@ class GpuInfo(Struct, frozen=True):
     driver_version: str = ""
     profile: str = ""  # MIG profile, as "3g.40gb"
     mig_uuid: str = ""  # "MIG-..." where the source tells it
+    minor: str = ""  # the N of the board's /dev/nvidiaN
 
 
 class PodRef(Struct, frozen=True, order=True):
@@ -54,17 +55,49 @@ class GpuSample(Struct, frozen=True):
     at: float
     values: Mapping[str, float]
     missing: Mapping[str, str] = {}
-    lost: str = ""  # why the GPU as a whole is gone ("gpu_is_lost", "gone_from_inventory"), "" if it is there
+    lost: str = (
+        ""  # "gpu_is_lost", "gone_from_inventory", "unknown_error": why nothing can be read of it; "": it is there
+    )
     pods: tuple[PodRef, ...] = ()  # pods this source saw on the GPU (dcgm-exporter's labels)
 
 
 class XidEvent(Struct, frozen=True):
-    """One Xid error, counted once whoever saw it first."""
+    """One Xid error as one witness tells of it. The same error may be told by several (core/witness.py)."""
 
-    key: GpuKey
+    key: GpuKey  # a uuid of "" is not known yet: `pci` names the board
     xid: int
     at: float
     source: str  # "nvml" | "dcgm" | "kmsg" | "demo"
+    pci: str = ""  # the board's address as kmsg.pci_address() writes it
+    severity: str = ""  # "fatal" | "nonfatal", where the kernel's line says it (NVLink 5)
+    recovery: int | None = None  # Xid 154: the recovery action that the driver wants now (NVML field 230)
+    replayed: bool = False  # it is from before this program looked: what came of it since is not known
+    again: bool = False  # another witness told of this error before; witness.py says so
+    seq: int | None = None  # of the kernel log's record, in this boot: stamps drift, numbers do not
+
+
+class XidSeen(Struct, frozen=True):
+    """An Xid code on one GPU."""
+
+    count: int
+    at: float  # when it was seen last
+
+
+class Allocation(Struct, frozen=True):
+    """A device that the kubelet gave to a container, as the kubelet names both."""
+
+    pod: PodRef
+    resource: str  # "nvidia.com/gpu", "nvidia.com/mig-1g.10gb", ...; a DRA driver's name for a claim
+    device: str  # a device id in any of the forms of core/devices.py
+    pool: str = ""  # DRA: the pool of the device
+
+
+class KubeletReading(Struct, frozen=True):
+    """What the kubelet said at `at`: who has which device, and which devices it offers."""
+
+    at: float
+    allocations: tuple[Allocation, ...]
+    allocatable: tuple[tuple[str, str], ...] | None  # (resource, device id); None: this kubelet does not tell
 
 
 class GpuReading(Struct, frozen=True):
@@ -83,6 +116,7 @@ class Verdict(Struct, frozen=True):
     since: float = 0.0
     transitions: int = 0
     capacity: float | None = None  # 0..1; None is unknown
+    unknown: tuple[str, ...] = ()  # parts of the verdict that nobody can tell now, whatever the state (parts.PARTS)
 
 
 class Gpu(Struct, frozen=True):
@@ -91,9 +125,13 @@ class Gpu(Struct, frozen=True):
     info: GpuInfo
     readings: Mapping[str, GpuReading]
     missing: Mapping[str, str]
-    xids: Mapping[int, int]  # code -> how often it was seen since this process started
+    sources: Mapping[str, str]  # signal -> "nvml" | "dcgm" | "both" | "demo"; a signal that nobody has is not in it
+    xids: Mapping[int, XidSeen]
     pods: tuple[PodRef, ...]
+    shared: bool | None  # time slices or MPS: whether several containers may have it; None is unknown
     verdict: Verdict
+    drift: Mapping[str, bool]  # what was declared of it -> whether it is otherwise
+    unowned_memory: float | None  # bytes that are held though no pod has it; None: a pod has it, or unknown
     at: float  # of the newest sample
 
 
@@ -169,7 +207,7 @@ class Engine(Struct, frozen=True):
 class Collector(Struct, frozen=True):
     """How a source is doing, whatever it reads."""
 
-    name: str  # "nvml", "nvml-0" (the GPU of that index), "xid", "dcgm", "engines", "demo"
+    name: str  # "nvml", "nvml-0" (the GPU of that index), "xid", "kmsg", "dcgm", "kubelet", "engines", "demo"
     success: bool
     seconds: float  # of the last attempt
     last_success: float | None  # None: never
@@ -189,3 +227,5 @@ class Snapshot(Struct, frozen=True):
     scrapes: Mapping[str, EngineScrape]  # endpoint url -> last attempt
     fresh: Mapping[str, float] = {}  # source -> seconds after which its reading is stale and not published
     overflow: Mapping[str, int] = {}  # kind of thing -> how many were left out because a limit was reached
+    node_gpus: Mapping[str, int] = {}  # "driver" | "allocatable" | "allocated" -> how many; absent is unknown
+    node_drift: Mapping[str, bool] = {}  # like Gpu.drift, of the node as a whole

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from exporter.core.inputs import NodeInputs
 from exporter.core.model import (
     Collector,
     EngineReading,
@@ -15,8 +16,8 @@ from exporter.core.model import (
     Snapshot,
     XidEvent,
 )
-from exporter.core.node import NodeInputs, NodeMemory, step
-from exporter.core.signals import SIGNALS
+from exporter.core.node import NodeMemory, step
+from exporter.core.signals import NVLINKS, SIGNALS
 
 START = 1000.0
 NODE = "node-1"
@@ -26,10 +27,21 @@ def gpu_key(index: int) -> GpuKey:
     return GpuKey(f"GPU-{index:04d}")
 
 
+#: What a GPU that is well says, where 0 would be no such value.
+WELL = {
+    "ecc_enabled": 1.0, "persistence": 1.0, "xid_watched": 1.0, "mig_enabled": 0.0,
+    "temperature_margin": 40.0, "margin_slowdown": -2.0, "margin_shutdown": -8.0, "temperature_slowdown": 90.0,
+    "pcie_generation": 5.0, "pcie_generation_max": 5.0, "pcie_width": 16.0, "pcie_width_max": 16.0,
+    "fabric_state": 3.0, "fabric_status": 0.0, "fabric_health": float(0x1AA), "fabric_summary": 1.0,
+    **{f"nvlink_up_{link}": 1.0 for link in range(NVLINKS)},
+}  # fmt: skip
+#: Begin of signals that are 0 where all is well.
+QUIET = ("ecc", "sram", "remap", "retired", "throttle", "recovery", "pcie_replays", "nvlink")
+
+
 def sample(index: int = 0, at: float = START, **changes: Any) -> GpuSample:
     """Every signal of a GPU that is well: errors and throttling 0."""
-    quiet = ("ecc", "remap", "throttle", "recovery", "pcie_replays")
-    values = {s.name: 0.0 if s.name.startswith(quiet) else 10.0 + index for s in SIGNALS} | {"ecc_enabled": 1.0}
+    values = {s.name: 0.0 if s.name.startswith(QUIET) else 10.0 + index for s in SIGNALS} | WELL
     info = GpuInfo(gpu_key(index), str(index), "NVIDIA H100 80GB HBM3", f"00000000:{index:02X}:00.0", "570.133.20")
     fields: dict[str, Any] = {"info": info, "source": "nvml", "at": at, "values": values, **changes}
     return GpuSample(**fields)

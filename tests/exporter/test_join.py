@@ -82,6 +82,23 @@ def test_missing_keeps_the_most_trusted_reason_and_only_where_nobody_has_a_readi
     assert set(merged.readings) == {"power"}
 
 
+def test_why_something_is_missing_is_told_by_the_fresh_and_by_the_stale_only_among_themselves():
+    stale = sample("nvml", 10, missing={"power": "reset_required"})
+    assert only([stale, sample("dcgm", 50, {"energy": 1}, missing={"power": "blank"})], 50).missing == {
+        "power": "blank"
+    }
+    assert only([stale, sample("dcgm", 50, {"energy": 1})], 50).missing == {}
+    assert only([stale, sample("dcgm", 50, {"energy": 1})], 500).missing == {"power": "reset_required"}
+
+
+def test_who_tells_a_signal_now():
+    told = only([sample("nvml", 10, {"power": 1, "energy": 2}), sample("dcgm", 9, {"power": 1, "temperature": 3})], 10)
+    assert told.sources == {"power": "both", "energy": "nvml", "temperature": "dcgm"}
+    stale = only([sample("nvml", 1, {"power": 1}), sample("dcgm", 9, {"temperature": 3})], 10)
+    assert stale.sources == {"temperature": "dcgm"}
+    assert (told.rank, only([dcgm(9, 1)]).rank) == (0, 2)
+
+
 def test_identity_is_pieced_together_and_pods_are_united():
     pod, other = PodRef("ns", "a", "c"), PodRef("ns", "b", "c")
     merged = only(

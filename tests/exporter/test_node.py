@@ -7,11 +7,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from exporter.core.boards import FORGET_SECONDS, MAX_KNOWN
 from exporter.core.diagnosis import CAUSES
 from exporter.core.health import STATES
-from exporter.core.model import EngineTarget, GpuInfo, GpuKey, GpuSample, Learned, XidEvent
-from exporter.core.node import MAX_UNPLACED_XIDS, NodeMemory, step
+from exporter.core.model import EngineTarget, GpuInfo, GpuKey, GpuSample, Learned, XidEvent, XidSeen
+from exporter.core.node import NodeMemory, step
 from exporter.core.saturation import STALL
+from exporter.core.xid_places import MAX_UNPLACED_XIDS
 from tests.exporter.build import NODE, START, failure, gpu_key, inputs, reading, sample, scrape, target
 
 A = target(0)
@@ -220,7 +222,7 @@ PLACES = [
 def test_an_xid_is_counted_for_the_gpu_it_names(seen, named, counted):
     gpus = [GpuSample(GpuInfo(key, "0"), "nvml", START, {"temperature": 40.0}) for key in seen]
     snapshot, _ = first(gpus=gpus, xids=[XidEvent(named, 63, START, "nvml")])
-    assert [gpu.info.key for gpu in snapshot.gpus if gpu.xids == {63: 1}] == counted
+    assert [gpu.info.key for gpu in snapshot.gpus if gpu.xids == {63: XidSeen(1, START)}] == counted
     assert all(not gpu.xids for gpu in snapshot.gpus if gpu.info.key not in counted)
 
 
@@ -228,26 +230,39 @@ def test_an_xid_before_its_gpu_is_seen_waits_for_it_and_is_counted_once():
     fatal = XidEvent(gpu_key(0), 79, START, "nvml")
     _, memory = first(gpus=(), xids=[fatal])
     snapshot, memory = step(memory, inputs((), [sample(0, START + 1)]), START + 1)
-    assert snapshot.gpus[0].xids == {79: 1}
+    assert snapshot.gpus[0].xids == {79: XidSeen(1, START)}
     assert snapshot.gpus[0].verdict.state == "lost"
     snapshot, memory = step(memory, inputs((), [sample(0, START + 2)]), START + 2)
-    assert snapshot.gpus[0].xids == {79: 1}
-    assert memory.unplaced == ()
+    assert snapshot.gpus[0].xids == {79: XidSeen(1, START)}
+    assert memory.boards.unplaced == ()
 
 
 def test_xids_that_never_find_a_gpu_do_not_pile_up():
     events = [XidEvent(gpu_key(1), code, START, "nvml") for code in range(MAX_UNPLACED_XIDS + 10)]
     _, memory = first(xids=events)
-    assert memory.unplaced == tuple(events[10:])
+    assert memory.boards.unplaced == tuple(events[10:])
 
 
-def test_xids_add_up_and_a_gpu_without_samples_is_forgotten():
+def test_xids_add_up_and_a_gpu_without_samples_is_forgotten_in_time():
     app = XidEvent(gpu_key(0), 31, START, "nvml")
     _, memory = first(xids=[app, app])
-    snapshot, memory = step(memory, inputs((), [sample(0, START + 1)], [app]), START + 1)
-    assert snapshot.gpus[0].xids == {31: 3}
+    snapshot, memory = step(memory, inputs((), [sample(0, START + 1)], [replace(app, at=START + 1)]), START + 1)
+    assert snapshot.gpus[0].xids == {31: XidSeen(3, START + 1)}
     snapshot, memory = step(memory, inputs(), START + 2)
-    assert (snapshot.gpus, memory.gpus) == ((), {})
+    assert snapshot.gpus == ()
+    snapshot, memory = step(memory, inputs((), [sample(0, START + 3)]), START + 3)
+    assert snapshot.gpus[0].xids == {31: XidSeen(3, START + 1)}
+    snapshot, memory = step(memory, inputs(), START + 4 + FORGET_SECONDS)
+    assert (snapshot.gpus, memory.boards.known) == ((), {})
+
+
+def test_gpus_that_are_others_every_time_do_not_pile_up():
+    memory = NodeMemory()
+    for second in range(5):
+        others = [replace(GPU, info=GpuInfo(GpuKey(f"GPU-{second}-{n}")), at=START + second) for n in range(400)]
+        _, memory = step(memory, inputs((), others), START + second)
+    assert len(memory.boards.known) == MAX_KNOWN
+    assert {key.uuid.split("-")[1] for key in memory.boards.known} == {"3", "4"}
 
 
 numbers = st.one_of(st.none(), st.floats(0, 1e9))
