@@ -18,7 +18,7 @@ import pynvml
 
 from exporter.core.model import Collector, GpuKey, GpuSample, XidEvent
 from exporter.sources.nvml_board import Board, placeholder
-from exporter.sources.nvml_calls import BOARD_ROWS, BROKEN, DRIVER_NOT_LOADED, LIB_RM_VERSION_MISMATCH
+from exporter.sources.nvml_calls import BOARD_SIGNALS, BROKEN, DRIVER_NOT_LOADED, LIB_RM_VERSION_MISMATCH
 from exporter.sources.nvml_events import XidWatch
 
 log = logging.getLogger(__name__)
@@ -57,7 +57,6 @@ class _Opening:
         self.stop = threading.Event()
         self.boards: list[Board] = []
         self.xids: XidWatch | None = None
-        self.no_xids = ""  # why there is no watch: one line
 
     def threads(self) -> list[threading.Thread]:
         return [board.thread for board in self.boards] + ([self.xids.thread] if self.xids else [])
@@ -90,7 +89,7 @@ class NvmlSource:
         self._xids: deque[XidEvent] = deque(maxlen=_MAX_XIDS)
         self._opening = _Opening()
         self._state = Collector("nvml", False, 0.0, None, "NVML: not opened yet")
-        self._opening_since: float | None = None
+        self._call = ("", 0.0)  # the call of the control thread's own that is under way, and since when; "": none
         self._thread = threading.Thread(target=self._control, name="nvml-control", daemon=True)
 
     def start(self, notify: Callable[[], None]) -> None:
@@ -115,21 +114,20 @@ class NvmlSource:
         return taken
 
     def collectors(self) -> list[Collector]:
-        now, opening, state, since = time.monotonic(), self._opening, self._state, self._opening_since
-        if since is not None and now - since > self._deadline:
-            message = f"NVML: opening it has not returned for {now - since:.0f} s; look at the kernel log"
+        now, opening, state, (call, since) = time.monotonic(), self._opening, self._state, self._call
+        if call and now - since > self._deadline:
+            message = f"NVML: {call} has not returned for {now - since:.0f} s; look at the kernel log"
             state = Collector("nvml", False, now - since, state.last_success, message)
         if opening.stop.is_set():
             return [state]  # NVML is closed: there is nothing whose state could be told
         boards = [board.collector(now, self._deadline) for board in opening.boards]
         xids = [opening.xids.collector(now)] if opening.xids else []
-        if opening.no_xids:
-            xids = [Collector("xid", False, 0.0, None, opening.no_xids)]
         return [state, *xids, *boards]
 
     def _control(self) -> None:
         while not self._stop.is_set():
-            self._opening_since = began = time.monotonic()
+            began = time.monotonic()
+            self._call = ("opening it", began)
             try:
                 opening = self._open()
             except _Unavailable as reason:
@@ -148,7 +146,7 @@ class NvmlSource:
         now = time.monotonic()
         if message and message != self._state.message:
             log.warning(message)
-        self._opening_since = None
+        self._call = ("", 0.0)
         self._state = Collector("nvml", not message, now - began, self._state.last_success if message else now, message)
 
     def _open(self) -> _Opening:
@@ -170,18 +168,12 @@ class NvmlSource:
             _shut_down()  # else the next opening would not be one
             raise
         opening = _Opening()
-        try:
-            opening.xids = XidWatch(self._emit, opening.stop)
-        except pynvml.NVMLError as error:
-            opening.no_xids = f"NVML: no Xid events ({error}); GPUs are judged by their readings alone"
-            log.warning(opening.no_xids)
+        opening.xids = xids = XidWatch(self._emit, opening.stop)
         # The same number of GPUs as before: an index names the GPU that it named then.
         before = self._opening.boards if len(self._opening.boards) == count else [None] * count
         for index, old in enumerate(before):
             info = old.info if old else None
-            opening.boards.append(
-                Board(index, version, self._interval, info, opening.xids, self._publish, opening.stop)
-            )
+            opening.boards.append(Board(index, version, self._interval, info, xids, self._publish, opening.stop))
         self._opening = opening
         log.info("NVML opened: driver %s, %d GPUs", version, count)
         return opening
@@ -214,10 +206,13 @@ class NvmlSource:
         return next(filter(None, codes), 0)
 
     def _count_changed(self, opening: _Opening) -> bool:
+        self._call = ("nvmlDeviceGetCount", time.monotonic())
         try:
             return int(pynvml.nvmlDeviceGetCount()) != len(opening.boards)
         except pynvml.NVMLError as error:
             return error.value in BROKEN
+        finally:
+            self._call = ("", 0.0)
 
     def _mark_gone(self, opening: _Opening, now: float) -> None:
         """GPUs that were there when NVML was opened before are lost, once it is known who is there now."""
@@ -228,7 +223,7 @@ class NvmlSource:
             gone = [group for uuid, group in self._samples.items() if uuid not in present]
             fresh = [group for group in gone if now - group[0].at >= self._interval]
             for group in fresh:
-                missing = {row.signal: "gpu_is_lost" for row in BOARD_ROWS}
+                missing = dict.fromkeys(BOARD_SIGNALS, "gpu_is_lost")
                 self._samples[group[0].info.key.uuid] = tuple(
                     GpuSample(sample.info, "nvml", now, {}, missing, "gone_from_inventory") for sample in group
                 )
@@ -244,7 +239,9 @@ class NvmlSource:
         if any(thread.is_alive() for thread in opening.threads()):
             log.warning("NVML: a call hangs; NVML is left open")
             return
+        self._call = ("nvmlShutdown", time.monotonic())
         _shut_down()
+        self._call = ("", 0.0)
 
     def _publish(self, board: Board, samples: tuple[GpuSample, ...]) -> None:
         with self._lock:

@@ -1,6 +1,6 @@
 """One physical GPU and the thread that reads it: identity, MIG instances, a sample every interval.
 
-May not be in here: which GPUs there are (nvml.py), which calls are made for a signal (nvml_calls.py).
+May not be in here: which GPUs there are (nvml.py), which calls are made for a signal (nvml_calls.py, nvml_reader.py).
 
 Everything that is asked of this GPU is asked in this thread, its handle and UUID too: where a call hangs, only this
 GPU's readings grow old. The thread is a daemon and nobody waits for it without a limit.
@@ -16,19 +16,34 @@ import pynvml
 from msgspec.structs import replace
 
 from exporter.core.model import Collector, GpuInfo, GpuKey, GpuSample
-from exporter.sources.nvml_calls import BOARD_ROWS, BROKEN, MEMORY_ROWS, UNSET, Answer, Handle, Reader, unread
-from exporter.sources.nvml_events import XidWatch
+from exporter.core.signals import NVLINKS
+from exporter.sources.nvml_calls import (
+    BOARD_SIGNALS,
+    BROKEN,
+    INSTANCE_ROWS,
+    INVALID_ARGUMENT,
+    LINK_COUNT_FIELD,
+    UNSET,
+    UNSUPPORTED,
+    Handle,
+    rows_for,
+)
+from exporter.sources.nvml_events import XidWatch, address
+from exporter.sources.nvml_reader import Answer, Reader, unread
 
 log = logging.getLogger(__name__)
 
-#: Seconds between two looks for MIG instances: they are made and removed by hand.
-MIG_SECONDS = 10.0
+#: Seconds between two looks: for MIG instances, which are made and removed by hand, and at what changes seldom.
+LOOK_SECONDS = 10.0
 #: No board has more; NVML's count is not believed beyond.
 _MAX_INSTANCES = 32
 
 _LOST = "look for Xid errors in the kernel log, drain the node and power-cycle it"
 _HANGS = "look for Xid errors in the kernel log; reset the GPU or restart the node"
 _FAILED = "nvidia-smi must be able to read this GPU"
+
+_MIG_DISABLED, _MIG_ENABLED = pynvml.NVML_DEVICE_MIG_DISABLE, pynvml.NVML_DEVICE_MIG_ENABLE
+_NOT_FOUND = 6
 
 
 class _Part(NamedTuple):
@@ -47,7 +62,7 @@ class Board:
         driver_version: str,
         interval: float,
         remembered: GpuInfo | None,
-        xids: XidWatch | None,
+        xids: XidWatch,
         publish: Callable[["Board", tuple[GpuSample, ...]], None],
         stop: threading.Event,
     ) -> None:
@@ -65,7 +80,7 @@ class Board:
         self._parts: list[_Part] = []
         self._handle: Handle = None
         self._mig = False
-        self._mig_at = float("-inf")
+        self._looked_at = float("-inf")
         self._doing = ""  # the call that is under way, outside the readers
         self._since: float | None = None  # when the poll that is under way began
         self._seconds = 0.0
@@ -95,9 +110,7 @@ class Board:
         while not self._stop.is_set():
             self._since = at = time.monotonic()
             try:
-                info = self.info if self.identified else None
-                self._look_for_instances(info or self._identify(), at)
-                self._take([(part.info, part.reader.read()) for part in self._parts], at)
+                self._poll(at)
             except pynvml.NVMLError as error:
                 self._failed(error, at)
             except Exception as error:  # whatever a driver answers, the next poll comes
@@ -107,6 +120,33 @@ class Board:
             self._since = None
             # All GPUs of a node are read at the same tick, so that a tick makes one snapshot.
             self._stop.wait(self._interval - time.monotonic() % self._interval)
+
+    def _poll(self, at: float) -> None:
+        """Raises pynvml.NVMLError if it cannot be told who the GPU is, or with a code in BROKEN."""
+        info = self.info if self.info and self.identified else self._identify()
+        look = at - self._looked_at >= LOOK_SECONDS
+        self._doing = "nvmlDeviceRegisterEvents"
+        try:
+            no_xids = self._xids.register(self._handle, info.key.uuid, self._look_soon, look)
+        finally:
+            self._doing = ""
+        if look:
+            self._looked_at = at  # first: MIG may change while it is looked at
+            self._look(info)
+        answers = [part.reader.read(look) for part in self._parts]
+        # An instance that fails may be one that was removed, and its board lives on.
+        if not look and not answers[0].lost and any(answer.failed for answer in answers[1:]):
+            self._look(info)
+            answers = [part.reader.read() for part in self._parts]
+        if no_xids or answers[0].lost:
+            answers[0].missing["xid_watched"] = answers[0].lost or no_xids
+        else:
+            answers[0].values["xid_watched"] = 1.0
+        self._take([(part.info, answer) for part, answer in zip(self._parts, answers, strict=True)], at)
+
+    def _look_soon(self) -> None:
+        """At the next poll. Called from any thread."""
+        self._looked_at = float("-inf")
 
     def _ask(self, name: str, *arguments: Any) -> Any:
         """Call pynvml's function of this name. Raises pynvml.NVMLError."""
@@ -132,50 +172,75 @@ class Board:
         handle = self._ask("nvmlDeviceGetHandleByIndex", self.index)
         uuid = str(self._ask("nvmlDeviceGetUUID", handle))
         pci = self._try("nvmlDeviceGetPciInfo", handle)
+        minor = self._try("nvmlDeviceGetMinorNumber", handle)
         info = GpuInfo(
             key=GpuKey(uuid),
             index=str(self.index),
             name=self._try("nvmlDeviceGetName", handle) or "",
             pci_bus_id=str(pci.busId) if pci else "",
             driver_version=self._driver_version,
+            minor="" if minor in (None, UNSET) else str(minor),
         )
         self._handle = handle
-        if self._xids is not None:
-            self._doing = "nvmlDeviceRegisterEvents"
-            try:
-                self._xids.register(handle, uuid)
-            finally:
-                self._doing = ""
         self.info, self.identified = info, True
         return info
 
-    def _look_for_instances(self, info: GpuInfo, at: float) -> None:
-        if at - self._mig_at < MIG_SECONDS:
-            return
-        mode = self._try("nvmlDeviceGetMigMode", self._handle)  # cards before A100 know no MIG
-        mig = bool(mode) and mode[0] == pynvml.NVML_DEVICE_MIG_ENABLE
+    def _look(self, info: GpuInfo) -> None:
+        """Find out which instances there are. Where the GPU does not say, it is as it was."""
+        mig = self._mig_mode()
+        if mig is None:
+            mig = self._mig
         if not self._parts or mig != self._mig:
             reason = "not_supported_in_mig" if mig else "not_supported"
-            self._parts = [_Part(info, Reader(self._handle, BOARD_ROWS, reason))]
-        # The reader of an instance that is still there is kept: what it knows of the card stays known.
-        known = {part.info: part for part in self._parts}
+            self._parts = [_Part(info, Reader(self._handle, rows_for(self._links()), reason))]
+        self._mig = mig
         found = self._instances(info) if mig else []
-        self._parts = [self._parts[0], *(known.get(i) or _Part(i, Reader(h, MEMORY_ROWS)) for i, h in found)]
-        self._mig, self._mig_at = mig, at
+        if found is not None:
+            # The reader of an instance that is still there is kept: what it knows of the card stays known.
+            known = {(part.info, address(part.reader.handle)): part for part in self._parts[1:]}
+            instances = [known.get((i, address(h))) or _Part(i, Reader(h, INSTANCE_ROWS)) for i, h in found]
+            self._parts = [self._parts[0], *instances]
 
-    def _instances(self, board: GpuInfo) -> list[tuple[GpuInfo, Handle]]:
+    def _mig_mode(self) -> bool | None:
+        """None: the GPU does not say."""
+        try:
+            mode = self._ask("nvmlDeviceGetMigMode", self._handle)[0]
+        except pynvml.NVMLError as error:
+            if error.value in BROKEN:
+                raise
+            return False if error.value in UNSUPPORTED else None  # cards before A100 know no MIG
+        return {_MIG_DISABLED: False, _MIG_ENABLED: True}.get(mode)
+
+    def _links(self) -> int:
+        """How many NVLinks to ask for: as many as there can be, where the GPU does not say."""
+        count = self._try("nvmlDeviceGetFieldValues", self._handle, [LINK_COUNT_FIELD])
+        told = count is not None and not count[0].nvmlReturn and count[0].value.uiVal <= NVLINKS
+        return int(count[0].value.uiVal) if told else NVLINKS
+
+    def _instances(self, board: GpuInfo) -> list[tuple[GpuInfo, Handle]] | None:
+        """The MIG instances that there are now. None: the GPU does not say."""
         found: dict[GpuKey, tuple[GpuInfo, Handle]] = {}
-        most = self._try("nvmlDeviceGetMaxMigDeviceCount", self._handle) or 0
-        for place in range(min(most, _MAX_INSTANCES)):
-            handle = self._try("nvmlDeviceGetMigDeviceHandleByIndex", self._handle, place)
-            number = self._try("nvmlDeviceGetGpuInstanceId", handle) if handle else None
-            if number is None or number == UNSET:
-                continue  # places may be free in between
-            profile = (self._try("nvmlDeviceGetName", handle) or "").partition(" MIG ")[2]
-            uuid = self._try("nvmlDeviceGetUUID", handle) or ""
-            info = replace(board, key=GpuKey(board.key.uuid, str(number)), profile=profile, mig_uuid=uuid)
-            # Compute instances of one GPU instance share its memory: the first stands for all.
-            found.setdefault(info.key, (info, handle))
+        try:
+            most = self._ask("nvmlDeviceGetMaxMigDeviceCount", self._handle)
+            for place in range(min(most, _MAX_INSTANCES)):
+                try:
+                    handle = self._ask("nvmlDeviceGetMigDeviceHandleByIndex", self._handle, place)
+                except pynvml.NVMLError as error:
+                    if error.value in (_NOT_FOUND, INVALID_ARGUMENT):
+                        continue  # places may be free in between
+                    raise
+                number = self._ask("nvmlDeviceGetGpuInstanceId", handle)
+                if number == UNSET:
+                    continue
+                profile = (self._try("nvmlDeviceGetName", handle) or "").partition(" MIG ")[2]
+                uuid = self._try("nvmlDeviceGetUUID", handle) or ""
+                info = replace(board, key=GpuKey(board.key.uuid, str(number)), profile=profile, mig_uuid=uuid)
+                # Compute instances of one GPU instance share its memory: the first stands for all.
+                found.setdefault(info.key, (info, handle))
+        except pynvml.NVMLError as error:
+            if error.value in BROKEN:
+                raise
+            return None
         return list(found.values())
 
     def _take(self, answers: list[tuple[GpuInfo, Answer]], at: float) -> None:
@@ -200,7 +265,7 @@ class Board:
             self._since, self.broken = None, error.value
             self._stop.wait()
             return
-        self._take([(self.info or placeholder(self.index), unread(BOARD_ROWS, error.value))], at)
+        self._take([(self.info or placeholder(self.index), unread(BOARD_SIGNALS, error.value))], at)
         self._error = f"{self._who()}: {error}; {_FAILED}"
 
 

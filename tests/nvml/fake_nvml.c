@@ -11,18 +11,28 @@
  *   gpuN.gone=1                              the GPU is not enumerated any more; calls on its handle are GPU_IS_LOST
  *   gpuN.uuid=  gpuN.name=  gpuN.pci=        identity; gpuN.all=GPU_IS_LOST answers every call on this GPU
  *   gpuN.temperature=65                      a value in NVML's own unit; see VALUES below for the names and defaults
+ *   gpuN.nvlinks=18                          how many NVLinks it has; gpuN.nvlink_state_L=1 and gpuN.nvlink_replay_L=0 (and
+ *                                            recovery, recovery_failed, crc, receive) are those of link L
  *   gpuN.call.nvmlDeviceGetPowerUsage=E      what this call returns on this GPU; E is an error's name without
- *                                            NVML_ERROR_ or its number, or SENTINEL: OK, with all bits of the answer set
+ *                                            NVML_ERROR_ or its number, or SENTINEL: OK, with all bits of the answer set;
+ *                                            in a signed number only the highest, since -1 may be meant
  *   gpuN.hang.nvmlDeviceGetPowerUsage=30     this call hangs for so many seconds, or until the line is gone
  *   call.NAME=E   hang.NAME=S                the same for calls without a GPU (nvmlInitWithFlags), or on all GPUs
- *   gpuN.field.230=E                         one value of nvmlDeviceGetFieldValues: an error's name, SENTINEL or a number
- *   gpuN.mig_mode=1
- *   gpuN.migM=GI,CI,UUID,NAME,TOTAL,USED     MIG device M (0..6) of GPU N; bytes. Faults: gpuN.migcall.NAME, gpuN.mighang.NAME
- *   xid=N,CODE[,GI,CI]                       each line is one Xid event in the order of the file; lines that come after
- *                                            nvmlInit are delivered, once each, by nvmlEventSetWait_v2
+ *   gpuN.field.230=E                         one value of nvmlDeviceGetFieldValues: an error's name, SENTINEL or a number;
+ *                                            gpuN.field.165.3 is that of NVLink 3 alone
+ *   gpuN.fabric_version=2                    the newest nvmlGpuFabricInfo that the driver knows (default 3)
+ *   gpuN.throttle_fields=251                 the first field of the throttle counters (default 269): where it is another, 269
+ *                                            to 271 are power smoothing's, 32 bits wide
+ *   gpuN.mig_mode=1                          as on hardware: no utilisation and no volatile ECC counters of the board
+ *   gpuN.migM=GI,CI,UUID,NAME,TOTAL,USED     MIG device M (0..6) of GPU N; bytes. Without this line every call on a handle
+ *                                            that was given out for it is INVALID_ARGUMENT. It has one process if USED > 0.
+ *                                            gpuN.migM_ecc_uncorrected=0. Faults: gpuN.migcall.NAME, gpuN.mighang.NAME
+ *   event=N,xid,CODE[,GI,CI]                 each line is one event in the order of the file; lines that come after nvmlInit
+ *   event=N,mig                              are delivered, once each, by nvmlEventSetWait_v2 (mig: the instances changed)
  *
  * Beside NVML's symbols: fake_nvml_calls(name, gpu) says how often a call was made (gpu < 0: on any GPU);
- * fake_nvml_calls("nvmlShutdown during a call", -1) how often nvmlShutdown came while another call was under way.
+ * fake_nvml_called(i) is the i-th "name gpu" that was called, in no order, NULL past the last. A call on a MIG device's
+ * handle counts as "name on an instance" too. Names of what must not happen: "nvmlShutdown during a call" (while another call was under way), "event set used after free".
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -35,7 +45,8 @@
 #include <sys/stat.h>
 #include <time.h>
 
-enum { GPUS = 16, MIGS = 7, LINES = 4096, COUNTERS = 1024, SENTINEL = -1, OK = 0, EVENT_XID = 8, NONE = -1 };
+enum { GPUS = 16, MIGS = 7, LINES = 4096, COUNTERS = 8192, SETS = 4096, SENTINEL = -1, OK = 0, EVENT_XID = 8, EVENT_MIG = 0x100, NONE = -1 };
+enum { DOUBLE, UINT, ULONG, ULL, SLL, INT, USHORT };  /* NVML_VALUE_TYPE_* */
 enum {
     UNINITIALIZED = 1, INVALID_ARGUMENT = 2, NOT_SUPPORTED = 3, NOT_FOUND = 6, INSUFFICIENT_SIZE = 7, TIMEOUT = 10,
     GPU_IS_LOST = 15, VERSION_MISMATCH = 25,
@@ -50,7 +61,19 @@ typedef struct { char legacy[16]; uint32_t domain, bus, device, id, subsystem; c
 typedef union { double d; uint32_t ui; uint64_t ull; int64_t sll; int32_t si; uint16_t us; } value_t;
 typedef struct { uint32_t field, scope; int64_t stamp, latency; uint32_t type, result; value_t value; } field_value;
 typedef struct { void *device; uint64_t type, data; uint32_t gi, ci; } event_data;
+typedef struct { uint32_t version; int32_t margin; } margin_v1;
+typedef struct {
+    uint32_t version;
+    uint64_t aggregate_parity, aggregate_secded, aggregate_cor, volatile_parity, volatile_secded, volatile_cor, buckets[5];
+    uint32_t exceeded;
+} sram_v1;
+typedef struct { uint32_t max, high, partial, low, none; } histogram;
+typedef struct { uint32_t version; uint8_t cluster[16]; uint32_t status, clique; uint32_t state, mask; uint8_t summary; } fabric_v3;
+typedef struct { uint32_t version; uint8_t cluster[16]; uint32_t status, clique; uint32_t state, mask; } fabric_v2;
+typedef struct { uint32_t pid; uint64_t memory; uint32_t gi, ci; } process_info;
 _Static_assert(sizeof(memory_v2) == 0x28 && sizeof(temperature_v1) == 0xc && sizeof(pci_info) == 68, "ABI");
+_Static_assert(sizeof(margin_v1) == 8 && sizeof(sram_v1) == 0x68 && sizeof(histogram) == 20, "ABI");
+_Static_assert(sizeof(fabric_v3) == 0x28 && sizeof(fabric_v2) == 0x24 && sizeof(process_info) == 24, "ABI");
 _Static_assert(sizeof(field_value) == 40 && sizeof(event_data) == 32 && sizeof(memory_v1) == 24, "ABI");
 
 typedef struct { int gpu, mig; } device;  /* a handle points to one of these */
@@ -60,23 +83,44 @@ static device boards[GPUS], instances[GPUS][MIGS];
 static const struct { const char *name; int64_t preset; int field, type; } VALUES[] = {
     {"utilization", 42, NONE, 0}, {"memory_utilization", 30, NONE, 0},
     {"memory_total", 85899345920, NONE, 0}, {"memory_used", 64424509440, NONE, 0}, {"memory_reserved", 593494016, NONE, 0},
-    {"temperature", 55, NONE, 0}, {"memory_temperature", 61, 82, 1},
+    {"temperature", 55, NONE, 0}, {"memory_temperature", 61, 82, UINT},
+    {"margin", 32, NONE, 0}, {"temperature_shutdown", 92, NONE, 0}, {"temperature_slowdown", 89, NONE, 0},
+    {"margin_shutdown", -8, 193, INT}, {"margin_slowdown", -2, 194, INT},
+    {"margin_memory_max", 0, 195, INT}, {"margin_gpu_max", 0, 196, INT},
     {"power_mw", 312000, NONE, 0}, {"power_limit_mw", 700000, NONE, 0}, {"power_limit_default_mw", 700000, NONE, 0},
-    {"energy_mj", 913377281145, 83, 3},
+    {"energy_mj", 913377281145, 83, ULL},
     {"clock_sm", 1980, NONE, 0}, {"clock_memory", 2619, NONE, 0},
-    {"clock_sm_max", 1980, NONE, 0}, {"clock_memory_max", 2619, NONE, 0},
+    {"clock_sm_max", 1980, NONE, 0}, {"clock_memory_max", 2619, NONE, 0}, {"clock_sm_application", 1980, NONE, 0},
     {"throttle_reasons", 0, NONE, 0},
-    {"throttle_sw_power_cap_ns", 0, 74, 3}, {"throttle_sw_thermal_ns", 0, 269, 3},
-    {"throttle_hw_thermal_ns", 0, 270, 3}, {"throttle_hw_power_brake_ns", 0, 271, 3},
-    {"ecc_mode", 1, 1, 1}, {"ecc_corrected", 0, 3, 3}, {"ecc_uncorrected", 0, 4, 3},
-    {"ecc_corrected_lifetime", 0, 5, 3}, {"ecc_uncorrected_lifetime", 0, 6, 3},
-    {"remapped_correctable", 0, 142, 1}, {"remapped_uncorrectable", 0, 143, 1},
-    {"remap_pending", 0, 144, 1}, {"remap_failure", 0, 145, 1},
-    {"pcie_replays", 0, 94, 1},
+    {"throttle_sw_power_cap_ns", 0, 74, ULL}, {"throttle_sw_thermal_ns", 0, 75, ULL},
+    {"throttle_sw_thermal_ns", 0, 269, ULL},
+    {"throttle_hw_thermal_ns", 0, 270, ULL}, {"throttle_hw_power_brake_ns", 0, 271, ULL},
+    {"ecc_mode", 1, 1, UINT}, {"ecc_pending", 1, 2, UINT}, {"ecc_corrected", 0, 3, ULL}, {"ecc_uncorrected", 0, 4, ULL},
+    {"ecc_corrected_lifetime", 0, 5, ULL}, {"ecc_uncorrected_lifetime", 0, 6, ULL},
+    {"ecc_corrected_dram", 0, 11, ULL}, {"ecc_uncorrected_dram", 0, 12, ULL},
+    {"ecc_corrected_sram", 0, NONE, 0}, {"ecc_uncorrected_sram", 0, NONE, 0}, {"sram_threshold", 0, NONE, 0},
+    {"remapped_correctable", 0, 142, UINT}, {"remapped_uncorrectable", 0, 143, UINT},
+    {"remap_pending", 0, 144, UINT}, {"remap_failure", 0, 145, UINT},
+    {"banks_max", 640, NONE, 0}, {"banks_high", 0, NONE, 0}, {"banks_partial", 0, NONE, 0}, {"banks_low", 0, NONE, 0},
+    {"banks_none", 0, NONE, 0},
+    {"retired_sbe", 0, 29, UINT}, {"retired_dbe", 0, 30, UINT}, {"retired_pending", 0, 31, UINT},
+    {"pcie_replays", 0, 94, UINT},
     {"pcie_generation", 5, NONE, 0}, {"pcie_generation_max", 5, NONE, 0},
     {"pcie_width", 16, NONE, 0}, {"pcie_width_max", 16, NONE, 0},
-    {"recovery_action", 0, 230, 1},
-    {"event_types", 0xffff, NONE, 0},
+    {"pcie_sent", 1 << 20, 197, ULL}, {"pcie_received", 1 << 21, 198, ULL},
+    {"nvlinks", 18, 91, UINT},
+    {"fabric_version", 3, NONE, 0}, {"fabric_state", 3, NONE, 0}, {"fabric_status", 0, NONE, 0},
+    {"fabric_health", 0x1aa, NONE, 0}, {"fabric_summary", 1, NONE, 0},
+    {"persistence", 1, NONE, 0}, {"processes", 2, NONE, 0}, {"process_memory", 32212254720, NONE, 0},
+    {"recovery_action", 0, 230, UINT},
+    {"event_types", 0xffff, NONE, 0}, {"throttle_fields", 269, NONE, 0},
+};
+
+/* Fields that have an NVLink for their scope: the state's key without the link, and what it is if the state is silent. */
+static const struct { const char *name; int64_t preset; int field, type, counter; } LINK_VALUES[] = {
+    {"nvlink_state_", 1, 165, UINT, NONE}, {"nvlink_replay_", 0, 161, ULL, 0}, {"nvlink_recovery_", 0, 162, ULL, 1},
+    {"nvlink_crc_", 0, 163, ULL, 2}, {"nvlink_receive_", 0, 208, ULL, NONE}, {"nvlink_recovered_", 0, 213, ULL, NONE},
+    {"nvlink_recovery_failed_", 0, 214, ULL, NONE},
 };
 
 static const struct { const char *name; int code; } ERRORS[] = {
@@ -90,15 +134,19 @@ static struct { char *key, *value; } lines[LINES];
 static int line_count, event_count, events_past, initialised, in_call;
 static char *text;
 static struct stat seen;
-static char registered[GPUS];
+static int faults;  /* whether any line is a fault: most states have none, and a benchmark asks often */
+static struct { int alive; uint64_t types[GPUS]; } sets[SETS];
 static struct { char key[96]; unsigned long n; } counters[COUNTERS];
 
 static void count(const char *name, int gpu) {
     char key[96];
     snprintf(key, sizeof key, "%s %d", name, gpu);
-    for (int i = 0; i < COUNTERS; i++) {
-        if (!counters[i].key[0]) strcpy(counters[i].key, key);
-        if (!strcmp(counters[i].key, key)) { counters[i].n++; return; }
+    uint32_t place = 2166136261u;
+    for (const char *c = key; *c; c++) place = (place ^ (uint8_t)*c) * 16777619u;
+    for (int i = 0; i < COUNTERS; i++, place++) {
+        char *here = counters[place % COUNTERS].key;
+        if (!here[0]) strcpy(here, key);
+        if (!strcmp(here, key)) { counters[place % COUNTERS].n++; return; }
     }
 }
 
@@ -108,12 +156,21 @@ __attribute__((visibility("default"))) unsigned long fake_nvml_calls(const char 
     size_t length = strlen(name);
     snprintf(key, sizeof key, "%s %d", name, gpu);
     pthread_mutex_lock(&lock);
-    for (int i = 0; i < COUNTERS && counters[i].key[0]; i++)
+    for (int i = 0; i < COUNTERS; i++)
         if (gpu < 0 ? !strncmp(counters[i].key, name, length) && counters[i].key[length] == ' '
                     : !strcmp(counters[i].key, key))
             n += counters[i].n;
     pthread_mutex_unlock(&lock);
     return n;
+}
+
+__attribute__((visibility("default"))) const char *fake_nvml_called(int index) {
+    const char *found = NULL;
+    pthread_mutex_lock(&lock);
+    for (int i = 0; i < COUNTERS && !found; i++)
+        if (counters[i].key[0] && index-- == 0) found = counters[i].key;
+    pthread_mutex_unlock(&lock);
+    return found;
 }
 
 /* Lines with the same key stay in the file's order: their keys lie in one buffer. */
@@ -139,13 +196,14 @@ static void refresh(void) {
     text[got] = 0;
     fclose(file);
     seen = now;
-    line_count = event_count = 0;
+    line_count = event_count = faults = 0;
     char *rest = text, *line;
     while ((line = strsep(&rest, "\n")) && line_count < LINES) {
         char *equals = strchr(line, '=');
         if (*line == '#' || !equals) continue;
         *equals = 0;
-        if (!strcmp(line, "xid")) event_count++;
+        if (!strcmp(line, "event")) event_count++;
+        if (strstr(line, "call.") || strstr(line, "hang.") || strstr(line, "field.") || strstr(line, ".all")) faults = 1;
         lines[line_count].key = line;
         lines[line_count++].value = equals + 1;
     }
@@ -195,6 +253,13 @@ static int64_t value(int gpu, const char *name) {
     return 0;
 }
 
+static int64_t link_value(int gpu, size_t row, unsigned link) {
+    char name[64];
+    snprintf(name, sizeof name, "%s%u", LINK_VALUES[row].name, link);
+    const char *given = look2(gpu, "", name);
+    return given ? strtoll(given, NULL, 0) : LINK_VALUES[row].preset;
+}
+
 static int gone(int gpu) { return value(gpu, "gone") != 0; }
 
 static double now_seconds(void) {
@@ -216,15 +281,26 @@ static int enter(const char *name, const device *d) {
     int gpu = d ? d->gpu : -1, mig = d && d->mig >= 0;
     refresh();
     count(name, gpu);
+    if (mig) {
+        char words[96];
+        snprintf(words, sizeof words, "%s on an instance", name);
+        count(words, gpu);
+    }
     in_call++;
     const char *hang;
     double start = now_seconds();
-    while ((hang = look2(gpu, mig ? "mighang." : "hang.", name)) && now_seconds() - start < atof(hang)) nap(10);
+    while (faults && (hang = look2(gpu, mig ? "mighang." : "hang.", name)) && now_seconds() - start < atof(hang)) nap(10);
     in_call--;
     int driver = error_code(look("driver"));
     if (driver) return driver;
     if (!initialised && strncmp(name, "nvmlInit", 8)) return UNINITIALIZED;
     if (d && gone(gpu)) return GPU_IS_LOST;
+    if (mig) {
+        char row[16];
+        snprintf(row, sizeof row, "mig%d", d->mig);
+        if (!look2(gpu, "", row)) return INVALID_ARGUMENT;
+    }
+    if (!faults) return OK;
     const char *all = d ? look2(gpu, "", "all") : NULL;
     return error_code(all ? all : look2(gpu, mig ? "migcall." : "call.", name));
 }
@@ -255,7 +331,7 @@ EXPORT int nvmlInitWithFlags(unsigned flags) {
 EXPORT int nvmlInit_v2(void) { return nvmlInitWithFlags(0); }
 
 EXPORT int nvmlShutdown(void) {
-    CALL(NULL, if (in_call) count("nvmlShutdown during a call", -1); if (!--initialised) memset(registered, 0, GPUS))
+    CALL(NULL, if (in_call) count("nvmlShutdown during a call", -1); if (!--initialised) memset(sets, 0, sizeof sets))
 }
 
 EXPORT const char *nvmlErrorString(int code) {
@@ -392,14 +468,139 @@ NUMBER(nvmlDeviceGetMaxPcieLinkGeneration, uint32_t, "pcie_generation_max")
 NUMBER(nvmlDeviceGetCurrPcieLinkWidth, uint32_t, "pcie_width")
 NUMBER(nvmlDeviceGetMaxPcieLinkWidth, uint32_t, "pcie_width_max")
 
+NUMBER(nvmlDeviceGetPersistenceMode, uint32_t, "persistence")
+NUMBER(nvmlDeviceGetRetiredPagesPendingStatus, uint32_t, "retired_pending")
+
+EXPORT int nvmlDeviceGetMinorNumber(device *d, uint32_t *out) {
+    CALL(d, *out = fault ? ~0u : (uint32_t)d->gpu; if (d->mig >= 0) result = NOT_SUPPORTED)
+}
+
+/* NVML's thresholds: 0 shutdown, 1 slowdown. */
+EXPORT int nvmlDeviceGetTemperatureThreshold(device *d, unsigned type, uint32_t *out) {
+    CALL(d, *out = fault ? ~0u : (uint32_t)value(d->gpu, type ? "temperature_slowdown" : "temperature_shutdown");
+         if (d->mig >= 0) result = NOT_SUPPORTED; else if (type > 1) result = INVALID_ARGUMENT)
+}
+
+EXPORT int nvmlDeviceGetMarginTemperature(device *d, margin_v1 *out) {
+    CALL(d, out->margin = fault ? INT32_MIN : (int32_t)value(d->gpu, "margin");
+         if (out->version != (sizeof *out | 1 << 24)) result = VERSION_MISMATCH; else if (d->mig >= 0) result = NOT_SUPPORTED)
+}
+
+EXPORT int nvmlDeviceGetApplicationsClock(device *d, unsigned type, uint32_t *out) {
+    CALL(d, *out = fault ? ~0u : (uint32_t)value(d->gpu, type == 1 ? "clock_sm_application" : "clock_memory");
+         if (d->mig >= 0) result = NOT_SUPPORTED)
+}
+
 EXPORT int nvmlDeviceGetEccMode(device *d, uint32_t *current, uint32_t *pending) {
-    CALL(d, *current = *pending = fault ? ~0u : (uint32_t)value(d->gpu, "ecc_mode"))
+    CALL(d, *current = fault ? ~0u : (uint32_t)value(d->gpu, "ecc_mode");
+         *pending = fault ? ~0u : (uint32_t)value(d->gpu, "ecc_pending");
+         if (d->mig >= 0) result = NOT_SUPPORTED)
+}
+
+/* While MIG is on, volatile errors are told of the instances alone, and only those that could not be corrected. */
+static int ecc_is_told(const device *d, unsigned type, unsigned counter, int dram) {
+    if (d->mig >= 0) return type == 1 && counter == 0 && !dram;
+    return counter == 1 || !value(d->gpu, "mig_mode");
+}
+
+static int64_t instance_ecc(const device *d) {
+    char name[32];
+    snprintf(name, sizeof name, "mig%d_ecc_uncorrected", d->mig);
+    return value(d->gpu, name);
 }
 
 EXPORT int nvmlDeviceGetTotalEccErrors(device *d, unsigned type, unsigned counter, uint64_t *out) {
     static const char *names[2][2] = {{"ecc_corrected", "ecc_corrected_lifetime"},
                                       {"ecc_uncorrected", "ecc_uncorrected_lifetime"}};
-    CALL(d, *out = fault ? ~0ull : (uint64_t)value(d->gpu, names[type & 1][counter & 1]))
+    CALL(d, if (!ecc_is_told(d, type, counter, 0)) result = NOT_SUPPORTED;
+         else *out = fault ? ~0ull : (uint64_t)(d->mig >= 0 ? instance_ecc(d) : value(d->gpu, names[type & 1][counter & 1])))
+}
+
+/* NVML's places: 2 DRAM, 7 SRAM; the others are not known here, and lifetime counters neither. */
+EXPORT int nvmlDeviceGetMemoryErrorCounter(device *d, unsigned type, unsigned counter, unsigned place, uint64_t *out) {
+    static const char *names[2][2] = {{"ecc_corrected_dram", "ecc_corrected_sram"},
+                                      {"ecc_uncorrected_dram", "ecc_uncorrected_sram"}};
+    CALL(d, if ((place != 2 && place != 7) || counter || !ecc_is_told(d, type, counter, place == 2)) result = NOT_SUPPORTED;
+         else *out = fault ? ~0ull : (uint64_t)(d->mig >= 0 ? instance_ecc(d) : value(d->gpu, names[type & 1][place == 7])))
+}
+
+EXPORT int nvmlDeviceGetSramEccErrorStatus(device *d, sram_v1 *out) {
+    CALL(d, if (out->version != (sizeof *out | 1 << 24)) result = VERSION_MISMATCH;
+         else if (d->mig >= 0) result = NOT_SUPPORTED;
+         else if (fault) memset(&out->aggregate_parity, 0xff, sizeof *out - offsetof(sram_v1, aggregate_parity));
+         else {
+             *out = (sram_v1){.version = out->version, .exceeded = (uint32_t)value(d->gpu, "sram_threshold")};
+             out->volatile_cor = (uint64_t)value(d->gpu, "ecc_corrected_sram");
+             out->volatile_secded = (uint64_t)value(d->gpu, "ecc_uncorrected_sram") / 2;
+             out->volatile_parity = (uint64_t)value(d->gpu, "ecc_uncorrected_sram") - out->volatile_secded;
+         })
+}
+
+EXPORT int nvmlDeviceGetRowRemapperHistogram(device *d, histogram *out) {
+    CALL(d, if (d->mig >= 0) result = NOT_SUPPORTED; else if (fault) memset(out, 0xff, sizeof *out);
+         else *out = (histogram){
+             (uint32_t)value(d->gpu, "banks_max"), (uint32_t)value(d->gpu, "banks_high"),
+             (uint32_t)value(d->gpu, "banks_partial"), (uint32_t)value(d->gpu, "banks_low"),
+             (uint32_t)value(d->gpu, "banks_none")})
+}
+
+/* NVML's causes: 0 several single-bit errors, 1 a double-bit error. Without a buffer the call tells how large it must be. */
+EXPORT int nvmlDeviceGetRetiredPages(device *d, unsigned cause, uint32_t *n, uint64_t *pages) {
+    CALL(d, uint32_t room = pages ? *n : 0; *n = (uint32_t)value(d->gpu, cause ? "retired_dbe" : "retired_sbe");
+         if (fault && !*n) *n = 1;
+         if (d->mig >= 0) result = NOT_SUPPORTED; else if (*n > room) result = INSUFFICIENT_SIZE;
+         else for (uint32_t i = 0; i < *n; i++) pages[i] = fault ? ~0ull : 0x10000ull * (i + 1))
+}
+
+static int processes(const device *d, int fault, uint32_t *n, process_info *infos) {
+    int64_t held = d->mig >= 0 ? 0 : value(d->gpu, "process_memory");
+    uint32_t room = infos ? *n : 0;
+    *n = (uint32_t)value(d->gpu, "processes");
+    if (d->mig >= 0) {
+        char word[64];
+        *n = 0;
+        if (!mig_field(d, 5, word, sizeof word) && (held = strtoll(word, NULL, 0))) *n = 1;
+    }
+    if (fault && !*n) *n = 1;
+    if (*n > room) return INSUFFICIENT_SIZE;
+    for (uint32_t i = 0; i < *n; i++) infos[i] = (process_info){1000 + i, fault ? ~0ull : (uint64_t)held, ~0u, ~0u};
+    return OK;
+}
+
+EXPORT int nvmlDeviceGetComputeRunningProcesses_v3(device *d, uint32_t *n, process_info *infos) {
+    CALL(d, result = processes(d, fault, n, infos))
+}
+
+EXPORT int nvmlDeviceGetComputeRunningProcesses_v2(device *d, uint32_t *n, process_info *infos) {
+    CALL(d, result = processes(d, fault, n, infos))
+}
+
+EXPORT int nvmlDeviceGetGpuFabricInfoV(device *d, fabric_v3 *out) {
+    CALL(d, int version = (int)(out->version >> 24); uint32_t size = version == 3 ? sizeof(fabric_v3) : sizeof(fabric_v2);
+         if ((version != 2 && version != 3) || version > value(d->gpu, "fabric_version") || (out->version & 0xffffff) != size)
+             result = VERSION_MISMATCH;
+         else if (d->mig >= 0) result = NOT_SUPPORTED;
+         else if (fault) memset(out->cluster, 0xff, (version == 3 ? offsetof(fabric_v3, summary) + 1 : size) - 4);
+         else {
+             out->status = (uint32_t)value(d->gpu, "fabric_status");
+             out->state = (uint32_t)value(d->gpu, "fabric_state");
+             out->mask = (uint32_t)value(d->gpu, "fabric_health");
+             if (version == 3) out->summary = (uint8_t)value(d->gpu, "fabric_summary");
+         })
+}
+
+EXPORT int nvmlDeviceGetNvLinkState(device *d, unsigned link, uint32_t *out) {
+    CALL(d, if (link >= value(d->gpu, "nvlinks")) result = INVALID_ARGUMENT; else if (d->mig >= 0) result = NOT_SUPPORTED;
+         else *out = fault ? ~0u : link_value(d->gpu, 0, link) == 1 || link_value(d->gpu, 0, link) == 2)
+}
+
+EXPORT int nvmlDeviceGetNvLinkErrorCounter(device *d, unsigned link, unsigned counter, uint64_t *out) {
+    CALL(d, result = link >= value(d->gpu, "nvlinks") ? INVALID_ARGUMENT : NOT_SUPPORTED;
+         for (size_t i = 0; result == NOT_SUPPORTED && d->mig < 0 && i < sizeof LINK_VALUES / sizeof *LINK_VALUES; i++)
+             if (LINK_VALUES[i].counter == (int)counter) {
+                 *out = fault ? ~0ull : (uint64_t)link_value(d->gpu, i, link);
+                 result = OK;
+             })
 }
 
 EXPORT int nvmlDeviceGetRemappedRows(device *d, uint32_t *cor, uint32_t *unc, uint32_t *pending, uint32_t *failure) {
@@ -409,22 +610,48 @@ EXPORT int nvmlDeviceGetRemappedRows(device *d, uint32_t *cor, uint32_t *unc, ui
          *failure = fault ? ~0u : (uint32_t)value(d->gpu, "remap_failure"))
 }
 
+static void set_value(field_value *v, int type, int64_t number) {
+    v->type = (uint32_t)type;
+    v->result = OK;
+    memset(&v->value, 0xa5, sizeof v->value);  /* what lies beside the member in use is not zero */
+    if (type == UINT) v->value.ui = (uint32_t)number;
+    else if (type == INT) v->value.si = (int32_t)number;
+    else v->value.ull = (uint64_t)number;
+}
+
 static void answer_field(const device *d, field_value *v, int sentinel) {
-    char id[16];
-    snprintf(id, sizeof id, "%u", v->field);
-    const char *given = look2(d->gpu, "field.", id);
+    char id[32];
+    const char *given = NULL;
+    if (faults) {
+        snprintf(id, sizeof id, "%u.%u", v->field, v->scope);
+        if (!(given = look2(d->gpu, "field.", id))) {
+            snprintf(id, sizeof id, "%u", v->field);
+            given = look2(d->gpu, "field.", id);
+        }
+    }
+    int number_given = given && !is_error(given), volatile_ecc = v->field == 3 || v->field == 4 || v->field == 11 || v->field == 12;
+    int64_t number = number_given ? strtoll(given, NULL, 0) : 0, first = value(d->gpu, "throttle_fields");
+    uint32_t field = v->field;
     v->result = NOT_SUPPORTED;
+    if (first != 269 && field >= (uint64_t)first && field < (uint64_t)first + 3) field = 269 + (field - (uint32_t)first);
+    else if (first != 269 && field >= 269 && field <= 271) {
+        set_value(v, UINT, 60);  /* power smoothing: a share in percent, a ramp rate */
+        return;
+    }
     for (size_t i = 0; i < sizeof VALUES / sizeof *VALUES; i++)
-        if (VALUES[i].field == (int)v->field) {
-            int64_t number = given && !is_error(given) ? strtoll(given, NULL, 0) : value(d->gpu, VALUES[i].name);
-            v->type = (uint32_t)VALUES[i].type;
-            v->result = OK;
-            memset(&v->value, 0xa5, sizeof v->value);  /* what lies beside the member in use is not zero */
-            if (VALUES[i].type == 1) v->value.ui = (uint32_t)number; else v->value.ull = (uint64_t)number;
+        if (VALUES[i].field == (int)field && !(volatile_ecc && value(d->gpu, "mig_mode")))
+            set_value(v, VALUES[i].type, number_given ? number : value(d->gpu, VALUES[i].name));
+    for (size_t i = 0; i < sizeof LINK_VALUES / sizeof *LINK_VALUES; i++)
+        if (LINK_VALUES[i].field == (int)field) {
+            if (v->scope < value(d->gpu, "nvlinks"))
+                set_value(v, LINK_VALUES[i].type, number_given ? number : link_value(d->gpu, i, v->scope));
+            else v->result = INVALID_ARGUMENT;
         }
     int fault = is_error(given) ? error_code(given) : sentinel ? SENTINEL : OK;
-    if (fault == SENTINEL && v->result == OK) memset(&v->value, 0xff, sizeof v->value);
-    else if (fault != OK && fault != SENTINEL) v->result = (uint32_t)fault;
+    if (fault == SENTINEL && v->result == OK) {
+        memset(&v->value, 0xff, sizeof v->value);
+        if (v->type == INT) v->value.si = INT32_MIN;
+    } else if (fault != OK && fault != SENTINEL) v->result = (uint32_t)fault;
 }
 
 EXPORT int nvmlDeviceGetFieldValues(device *d, int n, field_value *values) {
@@ -436,7 +663,7 @@ EXPORT int nvmlDeviceGetMigMode(device *d, uint32_t *current, uint32_t *pending)
 }
 
 EXPORT int nvmlDeviceGetMaxMigDeviceCount(device *d, uint32_t *out) {
-    CALL(d, *out = fault ? ~0u : MIGS)
+    CALL(d, *out = fault ? ~0u : value(d->gpu, "mig_mode") ? MIGS : 0)
 }
 
 EXPORT int nvmlDeviceGetMigDeviceHandleByIndex(device *d, unsigned index, device **out) {
@@ -453,41 +680,61 @@ EXPORT int nvmlDeviceGetGpuInstanceId(device *d, uint32_t *out) {
 }
 
 EXPORT int nvmlDeviceGetSupportedEventTypes(device *d, uint64_t *out) {
-    CALL(d, *out = (uint64_t)value(d->gpu, "event_types"))
+    CALL(d, *out = fault ? ~0ull : (uint64_t)value(d->gpu, "event_types"))
 }
 
 EXPORT int nvmlEventSetCreate(void **out) {
-    CALL(NULL, *out = malloc(1))
+    CALL(NULL, result = INSUFFICIENT_SIZE; for (int i = 0; i < SETS; i++) if (!sets[i].alive) {
+        memset(&sets[i], 0, sizeof sets[i]);
+        sets[i].alive = 1;
+        *out = &sets[i];
+        result = OK;
+        break;
+    })
+}
+
+/* The set, or NULL if it was freed, which would be the end of a process with a real driver. */
+static uint64_t *types_of(void *set) {
+    int i = (int)((__typeof__(&sets[0]))set - sets);
+    if (i >= 0 && i < SETS && sets[i].alive) return sets[i].types;
+    if (initialised) count("event set used after free", -1);
+    return NULL;
 }
 
 EXPORT int nvmlEventSetFree(void *set) {
-    CALL(NULL, free(set); memset(registered, 0, GPUS))
+    CALL(NULL, if (!types_of(set)) result = INVALID_ARGUMENT;
+         else ((__typeof__(&sets[0]))set)->alive = 0)
 }
 
 EXPORT int nvmlDeviceRegisterEvents(device *d, uint64_t types, void *set) {
-    (void)set;
-    CALL(d, if (types & ~(uint64_t)value(d->gpu, "event_types")) result = NOT_SUPPORTED; else registered[d->gpu] = types & EVENT_XID)
+    CALL(d, uint64_t *registered = types_of(set);
+         if (!registered) result = INVALID_ARGUMENT;
+         else if (types & ~(uint64_t)value(d->gpu, "event_types")) result = NOT_SUPPORTED;
+         else registered[d->gpu] |= types)
 }
 
-/* The next event line after those that have been delivered, if there is one. */
-static int next_event(event_data *out) {
+/* The next event line after those that have been delivered, if there is one; one that nobody waits for is gone. */
+static int next_event(const uint64_t *registered, event_data *out) {
     for (int i = 0, n = 0; i < line_count; i++) {
         int gpu = 0, code = 0, gi = -1, ci = -1;
-        if (strcmp(lines[i].key, "xid") || n++ != events_past) continue;
+        char kind[8] = "";
+        if (strcmp(lines[i].key, "event") || n++ != events_past) continue;
         events_past++;
-        if (sscanf(lines[i].value, "%d,%d,%d,%d", &gpu, &code, &gi, &ci) < 2 || gpu < 0 || gpu >= GPUS || !registered[gpu])
-            continue;
-        *out = (event_data){&boards[gpu], EVENT_XID, (uint64_t)code, (uint32_t)gi, (uint32_t)ci};
+        if (sscanf(lines[i].value, "%d,%7[a-z],%d,%d,%d", &gpu, kind, &code, &gi, &ci) < 2 || gpu < 0 || gpu >= GPUS) continue;
+        uint64_t type = strcmp(kind, "mig") ? EVENT_XID : EVENT_MIG;
+        if (!(registered[gpu] & type)) continue;
+        *out = (event_data){&boards[gpu], type, (uint64_t)code, (uint32_t)gi, (uint32_t)ci};
         return 1;
     }
     return 0;
 }
 
 EXPORT int nvmlEventSetWait_v2(void *set, event_data *out, unsigned milliseconds) {
-    (void)set;
     double start = now_seconds();
-    CALL(NULL, in_call++; while (!next_event(out)) {
-        if (now_seconds() - start >= milliseconds / 1e3) { result = TIMEOUT; break; }
-        nap(milliseconds < 50 ? milliseconds : 50);
-    } in_call--)
+    CALL(NULL, in_call++; uint64_t *registered; result = INVALID_ARGUMENT;
+         while ((registered = types_of(set)) && (result = OK, !next_event(registered, out))) {
+             result = TIMEOUT;
+             if (now_seconds() - start >= milliseconds / 1e3) break;
+             nap(milliseconds < 50 ? milliseconds : 50);
+         } in_call--)
 }
