@@ -1,11 +1,13 @@
-"""What one look at a GPU's readings shows: the rules of the verdict that need no history, as rows.
+"""Everything that can speak against a GPU, as rows, but for Xids (xid.tsv); and the policy's numbers.
 
-May not be in here: history, hysteresis, the verdict (health.py); numbers that are policy (thresholds.toml).
+May not be in here: when a row applies (rules.py at one look, history.py over time), the verdict (health.py), the numbers
+themselves (thresholds.toml).
 """
+# ruff: noqa: E501 -- one row a finding: a wrapped table cannot be scanned
 
 import math
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -31,17 +33,29 @@ class Thresholds(Struct, frozen=True, forbid_unknown_fields=True):
     """The values of thresholds.toml; units and sources stand there."""
 
     enter_polls: int
+    slow_reading_seconds: float
+    dcgm_reading_seconds: float
     leave_seconds: float
+    energy_reset_share: float
     contained_error_seconds: float
     degraded_xid_seconds: float
     ecc_match_seconds: float
-    slowdown_window_seconds: float
+    witness_seconds: float
+    window_seconds: float
+    rate_seconds: float
     slowdown_share: float
+    thermal_margin_seconds: float
     clock_share: float
     busy_share: float
     loaded_share: float
+    retired_pages: int
+    pcie_replays_per_minute_per_lane: tuple[float, ...]
+    nvlink_baseline_seconds: float
+    nvlink_failed_recoveries_per_minute: float
+    nvlink_recoveries_per_minute: float
+    nvlink_damaged_packets_per_minute: float
+    fabric_not_ready_seconds: float
     application_episodes: int
-    application_pods: int
     application_window_seconds: float
     application_burst_seconds: float
 
@@ -62,93 +76,64 @@ class Finding(NamedTuple):
     action: str
     hold: float = THRESHOLDS.leave_seconds  # seconds for which it counts after it was last seen
     polls: int = 1  # how many polls in a row must show it before it counts
+    span: float = 0.0  # seconds from the first to the last of them: else they may repeat one reading
     event: bool = False  # it happened once: no later poll can show it or show that it is over
 
 
-class Rule(NamedTuple):
+class Row(NamedTuple):
     finding: Finding
-    needs: tuple[str, ...]  # signals without which nothing can be said
-    shows: Callable[[Mapping[str, float]], bool]
+    source: str  # whose word it rests on
 
 
-# Bits of throttle_reasons (signals.THROTTLE_REASONS) by what they mean for the verdict.
-IDLE = 0x1
-#: Holds the clocks below what the load asks for: power cap, HW slowdown, SW and HW thermal, power brake.
-HELD_DOWN = 0x4 | 0x8 | 0x20 | 0x40 | 0x80
-#: Explains a low clock without a fault (idle, application clocks, power cap, sync boost, display), or has a rule of its
-#: own (HW slowdown, HW thermal, power brake). SW thermal slowdown is left: with it a low clock is a finding.
-EXPLAINED = 0x1 | 0x2 | 0x4 | 0x8 | 0x10 | 0x40 | 0x80 | 0x100
+_TWICE = THRESHOLDS.enter_polls
+_SLOW = THRESHOLDS.slow_reading_seconds
 
-#: NVML field 230: what the driver wants done. Any other number above 0 is a newer driver's.
-RECOVERY: Mapping[int, Finding] = {
-    1: Finding("recovery_reset", "unhealthy", "reset_gpu"),
-    2: Finding("recovery_reboot_node", "unhealthy", "reboot_node"),
-    3: Finding("recovery_drain_p2p", "degraded", "drain"),
-    4: Finding("recovery_drain_and_reset", "unhealthy", "reset_gpu"),
-    5: Finding("recovery_imex", "degraded", "drain"),
-    6: Finding("recovery_bus_reset", "unhealthy", "reset_gpu"),
-    7: Finding("recovery_system_reboot", "unhealthy", "reboot_node"),
-}
-_OTHER_RECOVERY = Finding("recovery_other", "degraded", "contact_support")
-
-
-def _is(action: int) -> Callable[[Mapping[str, float]], bool]:
-    return lambda values: values["recovery_action"] == action
-
-
-def _low_clock(values: Mapping[str, float]) -> bool:
-    return (
-        values["utilization"] > THRESHOLDS.busy_share
-        and values["clock_sm"] < THRESHOLDS.clock_share * values["clock_sm_max"]
-        and not int(values["throttle_reasons"]) & EXPLAINED
-    )
-
-
-RULES: tuple[Rule, ...] = (
-    Rule(Finding("row_remap_failure", "unhealthy", "rma"), ("remap_failure",), lambda v: v["remap_failure"] > 0),
-    Rule(Finding("row_remap_pending", "degraded", "drain"), ("remap_pending",), lambda v: v["remap_pending"] > 0),
-    *(Rule(finding, ("recovery_action",), _is(action)) for action, finding in RECOVERY.items()),
-    Rule(_OTHER_RECOVERY, ("recovery_action",), lambda v: v["recovery_action"] > max(RECOVERY)),
-    Rule(
-        Finding("clock_low", "degraded", "contact_support", polls=THRESHOLDS.enter_polls),
-        ("utilization", "clock_sm", "clock_sm_max", "throttle_reasons"),
-        _low_clock,
-    ),
+# fmt: off
+TABLE: tuple[Row, ...] = (
+    # The GPU as a whole.
+    Row(Finding("gpu_is_lost", "lost", "reboot_node"), "NVML error 15"),
+    Row(Finding("gone_from_inventory", "lost", "reboot_node"), "Plimsoll: the driver had the board and has it no more"),
+    # NVML says no more than that. Two polls: a driver that is busy with another GPU's reset answers so as well.
+    Row(Finding("unknown_error", "lost", "reboot_node", polls=_TWICE), "NVML error 999 from every call; a reset through the same driver would need calls that work"),
+    Row(Finding("reset_required", "unhealthy", "reset_gpu"), "NVML error 16: no call is answered until the reset"),
+    # NVML field 230: what the driver wants done. Any other number above 0 is a newer driver's.
+    Row(Finding("recovery_reset", "unhealthy", "reset_gpu"), "NVML field 230: 1"),
+    Row(Finding("recovery_reboot_node", "unhealthy", "reboot_node"), "NVML field 230: 2"),
+    Row(Finding("recovery_drain_p2p", "degraded", "drain"), "NVML field 230: 3"),
+    Row(Finding("recovery_drain_and_reset", "unhealthy", "drain"), "NVML field 230: 4; drain is just that: let the work end, then reset"),
+    Row(Finding("recovery_imex", "degraded", "drain"), "NVML field 230: 5"),
+    Row(Finding("recovery_bus_reset", "unhealthy", "reset_gpu"), "NVML field 230: 6"),
+    Row(Finding("recovery_system_reboot", "unhealthy", "reboot_node"), "NVML field 230: 7"),
+    Row(Finding("recovery_other", "degraded", "contact_support"), "Plimsoll: not known to be harmless"),
+    # Memory.
+    Row(Finding("ecc_uncorrected", "unhealthy", "reset_gpu", UNTIL_RESET, event=True), "NVIDIA memory error management: what Xid 94 does not call contained may have reached any process"),
+    Row(Finding("ecc_uncorrected_before_start", "degraded", "drain", UNTIL_RESET, event=True), "Plimsoll: of unknown kind; reason to plan a reset, not to stop the GPU"),
+    Row(Finding("row_remap_failure", "unhealthy", "rma"), "NVIDIA RMA policy: the row-remapping failure flag"),
+    Row(Finding("row_remap_pending", "degraded", "drain"), "NVIDIA row remapping: takes effect at the next reset"),
+    Row(Finding("sram_threshold_exceeded", "unhealthy", "rma"), "NVIDIA RMA policy: the SRAM threshold flag"),
+    Row(Finding("retired_pages_pending", "degraded", "drain"), "NVIDIA page retirement: takes effect when the driver is loaded again"),
+    # Degraded, not unhealthy: retired pages are out of use, and what is left works until the table of 64 is full.
+    Row(Finding("retired_pages_many", "degraded", "rma"), "NVIDIA page retirement: evaluation for RMA at 60 pages"),
+    # Heat, power, clocks.
+    Row(Finding("hw_thermal_slowdown", "degraded", "contact_support", polls=_TWICE), "NVML clock event reason 0x40; gpud looks at the same for 10 min"),
+    Row(Finding("hw_power_brake", "degraded", "check_cabling", polls=_TWICE), "NVML clock event reason 0x80: raised by the power supply"),
+    Row(Finding("thermal_margin", "degraded", "contact_support"), "NVML margin temperature and its slowdown limit; how long is Plimsoll's"),
+    Row(Finding("clock_low", "degraded", "contact_support", polls=_TWICE), "Plimsoll: busy, slow, and the driver gives no reason"),
+    # PCIe.
+    Row(Finding("pcie_width_low", "degraded", "check_cabling", polls=_TWICE), "NVML: fewer lanes than board and slot have, under load"),
+    Row(Finding("pcie_generation_low", "degraded", "check_cabling", polls=_TWICE), "NVML: slower than board and slot can be, under load; idle links save power"),
+    Row(Finding("pcie_replays", "degraded", "check_cabling"), "DCGM 4.6 health: replays a minute and lane by generation"),
+    # NVLink and its fabric.
+    Row(Finding("nvlink_down", "unhealthy", "reset_gpu", polls=_TWICE, span=_SLOW), "NVIDIA Health Validation nvlink_active: critical; drain, reset the GPU, then reboot"),
+    Row(Finding("nvlink_errors", "degraded", "check_cabling"), "DCGM health: NVLink CRC, replay and recovery counters"),
+    Row(Finding("fabric_unhealthy", "unhealthy", "reset_gpu", polls=_TWICE, span=_SLOW), "nvml.h fabric health: unhealthy, route unhealthy, or a probe that failed; DCGM health: FAIL"),
+    Row(Finding("fabric_degraded", "degraded", "drain", polls=_TWICE, span=_SLOW), "nvml.h fabric health: less bandwidth, a recovery that goes on, a wrong configuration"),
+    # Degraded, though CUDA cannot start there (error 802): an engine that cannot start is no supply anyhow, and a VM
+    # that was given one GPU without its fabric works in this state.
+    Row(Finding("fabric_not_ready", "degraded", "reboot_node"), "DCGM health: fabric manager not started or in progress"),
+    # Xids over time; what a single code means stands in xid.tsv.
+    Row(Finding("application_xids_repeated", "degraded", "contact_support"), "NVSentinel: bursts of Xids in 24 h"),
 )
+# fmt: on
 
-
-def look(values: Mapping[str, float]) -> tuple[list[Finding], set[str]]:
-    """(what the readings show, the reasons that they cannot speak about because a signal is missing)."""
-    found: list[Finding] = []
-    silent: set[str] = set()
-    for rule in RULES:
-        if any(signal not in values for signal in rule.needs):
-            silent.add(rule.finding.reason)
-        elif rule.shows(values):
-            found.append(rule.finding)
-    return found, silent
-
-
-#: What a whole verdict would rest on, and how it is called when it is not known. The first is essential: without it
-#: no GPU is healthy (health.py).
-WATCHED: tuple[tuple[str, str], ...] = (
-    ("ecc_uncorrected", "ecc_not_read"),
-    ("throttle_reasons", "throttling_not_read"),
-    ("remap_failure", "row_remap_not_read"),
-    ("recovery_action", "recovery_action_not_read"),
-)
-
-
-def capacity(values: Mapping[str, float]) -> float | None:
-    """What a GPU that works can do now, 0..1: the clock's share of the highest while the clock is held down under
-    load, else 1. None: it is held down by an unknown share.
-    """
-    reasons = int(values.get("throttle_reasons", 0.0))
-    loaded = values.get("utilization", 1.0) > THRESHOLDS.loaded_share
-    if not reasons & HELD_DOWN or reasons & IDLE or not loaded:
-        return 1.0
-    clock, highest = values.get("clock_sm"), values.get("clock_sm_max")
-    if clock is None or not highest:
-        return None
-    # Two digits: a clock that jitters by 15 MHz is no news to a scaler.
-    return round(min(1.0, clock / highest), 2)
+FINDINGS: Mapping[str, Finding] = {row.finding.reason: row.finding for row in TABLE}

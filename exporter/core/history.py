@@ -1,196 +1,203 @@
 """What a GPU's readings and Xids show only over time: findings that rest on what was seen before.
 
-May not be in here: rules that need one look (findings.py), how long a finding counts and what follows (health.py), I/O,
-clocks.
+May not be in here: rules that need one look (rules.py), how long a finding counts and what follows (health.py), Xids
+(xid_past.py), links (links.py), what shows a reset (resets.py), I/O, clocks.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from msgspec import Struct
 from msgspec.structs import replace
 
-from exporter.core import findings, xid
-from exporter.core.findings import THRESHOLDS, UNTIL_RESET, Finding
+from exporter.core import containment, links, resets, rules, xid_past
+from exporter.core.containment import Containment, Told
+from exporter.core.findings import FINDINGS, THRESHOLDS, Finding
 from exporter.core.join import MergedGpu
-from exporter.core.model import PodRef, XidEvent
+from exporter.core.links import Links
+from exporter.core.model import XidEvent
+from exporter.core.resets import Resets
+from exporter.core.windows import Held, Window, hold, time_on
+from exporter.core.xid_past import XidPast
 
-_CONTAINED = 94
-
-#: Counters that fall only when the GPU was reset or the driver was loaded again.
-_VOLATILE = ("energy", "ecc_uncorrected", "ecc_corrected")
-
-#: Findings by the share of time in which they hold: reason, action, the counter of seconds, the bit of throttle_reasons
-#: that stands in for it.
+#: Findings by the time for which they hold, each with its counter of seconds. The bit of throttle_reasons that has the
+#: finding's name stands in for the counter.
 _SLOWDOWNS = (
-    ("hw_thermal_slowdown", "contact_support", "throttle_hw_thermal", 0x40),
-    ("hw_power_brake", "check_cabling", "throttle_hw_power_brake", 0x80),
+    ("hw_thermal_slowdown", "throttle_hw_thermal"),
+    ("hw_power_brake", "throttle_hw_power_brake"),
 )
-_BUCKET_SECONDS = 15.0
-
-#: More bursts in a day than this cannot be told apart by a person either.
-_MAX_EPISODES = 64
-
-
-class Slowdown(Struct, frozen=True):
-    """How long a slowdown was on, by buckets of 15 s."""
-
-    at: float | None = None  # of the last reading
-    total: float | None = None  # the counter then; None: the bit was read
-    buckets: tuple[tuple[float, float], ...] = ()  # (start, seconds on)
-
-
-class Episode(Struct, frozen=True):
-    """A burst of application Xids."""
-
-    last: float
-    pods: frozenset[PodRef]
+#: Seconds of the window.
+_SLOWDOWN_LIMIT = THRESHOLDS.slowdown_share * THRESHOLDS.window_seconds
+_UNCORRECTED = "ecc_uncorrected"
+#: The count of the board's life, which no reset clears: NVML has no other of a board in MIG mode.
+_LIFETIME = "ecc_uncorrected_lifetime"
 
 
 class History(Struct, frozen=True):
     """What is remembered of a GPU's readings and Xids."""
 
-    volatile: Mapping[str, tuple[str, float]] = {}  # signal -> (source, value)
-    recovery: float = 0.0  # the last recovery action that was read
-    lost: bool = False
-    slowdowns: Mapping[str, Slowdown] = {}
-    contained_at: float | None = None  # of the last Xid 94
-    uncontained_at: float | None = None  # when an uncorrectable error was counted that waits for its Xid 94
-    episodes: tuple[Episode, ...] = ()
+    resets: Resets = Resets()
+    uncorrected: Mapping[str, float] = {}  # source -> value of _UNCORRECTED
+    lifetime: tuple[str, float] | None = None  # (source, value) of _LIFETIME
+    windows: Mapping[str, Window] = {}  # reason -> seconds on
+    fabric: Held | None = None  # how long the GPU has not joined it
+    containment: Containment = Containment()
+    links: Links = Links()
+    xids: XidPast = XidPast()
 
 
 class Seen(Struct, frozen=True):
     found: list[Finding]
     silent: set[str]  # reasons that could not be looked for
+    back: set[str]  # reasons that count no more: they turned out to be none
     reset: bool  # the GPU was reset since the last look
 
 
 def look(
-    old: History, merged: MergedGpu, values: Mapping[str, float], xids: Iterable[XidEvent], now: float
-) -> tuple[Seen, History]:
-    """What the past and this look show together, and the past for the next one. values: the fresh readings."""
-    events = sorted(xids, key=lambda event: event.at)
-    reset = _was_reset(old, merged, values)
+    old: History,
+    merged: MergedGpu,
+    values: Mapping[str, float],
+    xids: Sequence[XidEvent],
+    now: float,
+    contained: Sequence[XidEvent] = (),
+    reset: bool = False,
+) -> tuple[Seen, Mapping[str, float], History]:
+    """(what the past and this look show together, the readings to judge by, the past for the next look).
+
+    values: the fresh readings. The readings to judge by are these, with what Xid 154 told of the recovery action.
+    contained: new Xids 94 of the board's MIG instances. reset: the GPU was reset, whatever the readings show.
+    """
+    past = xid_past.announced(old.xids, xids, merged, values, now)
+    judged, past = xid_past.stand_in(past, values)
+    reset, of_resets = resets.look(old.resets, merged, values, judged, reset)
     if reset:
-        old = replace(old, slowdowns={}, volatile={}, uncontained_at=None)
-    new, errors = _errors(old, merged, values, events, now)
-    new, slow, silent = _slow(new, merged, values, now)
-    new, repeated = _applications(new, merged, events, now)
-    new = replace(new, recovery=values.get("recovery_action", old.recovery), lost=bool(merged.lost))
-    return Seen(errors + slow + repeated + _by_class(events), silent, reset), new
+        old = replace(old, uncorrected={}, windows={}, containment=Containment())
+        past = xid_past.after_reset(past, xids)
+        judged, past = xid_past.stand_in(past, values)
 
-
-def _was_reset(old: History, merged: MergedGpu, values: Mapping[str, float]) -> bool:
-    if merged.lost or not values:
-        return False
-    fell = any(
-        signal in values and merged.readings[signal].source == source and values[signal] < value
-        for signal, (source, value) in old.volatile.items()
+    heard, past = xid_past.look(past, xids, merged, values, now)
+    found, back, silent = heard.found, heard.back, set[str]()
+    uncorrected, errors = _uncorrected(old.uncorrected, merged, values, found)
+    lifetime, more = _lived(old.lifetime, merged, values)
+    told = [*heard.contained, *containment.contained(contained)]
+    explained, taken_back = _contained(old.containment, heard, told, errors + more, found, now)
+    back |= taken_back
+    windows = _windows(old.windows, merged, values, found, silent, now)
+    fabric = _fabric(old.fabric, merged, values, found, silent)
+    of_links, silent_links, linked = links.look(old.links, merged, values, now, reset)
+    if back:
+        found = [finding for finding in found if finding.reason not in back]
+    seen = Seen(found + of_links, silent | silent_links, back, reset)
+    new = History(
+        resets=of_resets,
+        uncorrected=uncorrected,
+        lifetime=lifetime,
+        windows=windows,
+        fabric=fabric,
+        containment=explained,
+        links=linked,
+        xids=past,
     )
-    wanted = findings.RECOVERY.get(int(old.recovery))
-    withdrawn = wanted is not None and wanted.state == "unhealthy" and values.get("recovery_action") == 0.0
-    return fell or withdrawn or old.lost
+    return seen, judged, new
 
 
-def _by_class(events: Iterable[XidEvent]) -> list[Finding]:
-    found = []
-    for event in events:
-        row = xid.of(event.xid)
-        reason = "xid_unlisted" if row is xid.UNLISTED else f"xid_{event.xid}"
-        if row.kind in ("lost", "critical"):
-            state = "lost" if row.kind == "lost" else "unhealthy"
-            found.append(Finding(reason, state, row.action, UNTIL_RESET, event=True))
-        elif row.kind == "degraded":
-            contained = event.xid == _CONTAINED
-            hold = THRESHOLDS.contained_error_seconds if contained else THRESHOLDS.degraded_xid_seconds
-            found.append(Finding(reason, "degraded", row.action, hold, event=True))
-    return found
-
-
-def _errors(
-    old: History, merged: MergedGpu, values: Mapping[str, float], events: Iterable[XidEvent], now: float
-) -> tuple[History, list[Finding]]:
-    """Uncorrectable memory errors: new ones are contained if an Xid 94 comes with them, else the GPU is unhealthy.
+def _uncorrected(
+    old: Mapping[str, float], merged: MergedGpu, values: Mapping[str, float], found: list[Finding]
+) -> tuple[Mapping[str, float], list[tuple[str, Told]]]:
+    """The volatile count after this look, and the new errors that it shows.
 
     Those from before the first look are of unknown kind: reason enough to plan a reset, not to stop the GPU.
     """
-    contained = max((event.at for event in events if event.xid == _CONTAINED), default=old.contained_at)
-    waiting = old.uncontained_at
-    volatile = dict(old.volatile)
-    found = []
-    for signal in _VOLATILE:
-        if signal not in values:
-            continue
-        reading = merged.readings[signal]
-        source, before = volatile.get(signal, (reading.source, None))
-        if before is not None and source != reading.source and reading.value < before:
-            continue  # another source that lags behind
-        if signal == "ecc_uncorrected":
-            if before is None and reading.value > 0:
-                found.append(Finding("ecc_uncorrected_before_start", "degraded", "drain", UNTIL_RESET, event=True))
-            elif before is not None and reading.value > before:
-                waiting = reading.at
-        volatile[signal] = (reading.source, reading.value)
-    if waiting is not None:
-        near = THRESHOLDS.ecc_match_seconds
-        if contained is not None and abs(contained - waiting) <= near:
-            waiting = None
-        elif now - waiting >= near:
-            found.append(Finding("ecc_uncorrected", "unhealthy", "reset_gpu", UNTIL_RESET, event=True))
-            waiting = None
-    return replace(old, volatile=volatile, contained_at=contained, uncontained_at=waiting), found
+    if _UNCORRECTED not in values:
+        return old, []
+    reading = merged.readings[_UNCORRECTED]
+    if reading.value < old.get(reading.source, 0.0):
+        old = {}  # it counts anew: what other sources told was before that
+    if not old and reading.value > 0:
+        found.append(FINDINGS["ecc_uncorrected_before_start"])
+    # A source that lags tells nothing new.
+    grew = bool(old) and reading.value > max(old.values())
+    new = {**old, reading.source: reading.value}
+    return new, [(_UNCORRECTED, Told(reading.at, reading.source))] if grew else []
 
 
-def _slow(
-    old: History, merged: MergedGpu, values: Mapping[str, float], now: float
-) -> tuple[History, list[Finding], set[str]]:
-    """Slowdowns that were on for too much of the window; and those of which nothing could be read."""
-    tracks = dict(old.slowdowns)
-    found: list[Finding] = []
-    silent: set[str] = set()
-    for reason, action, counter, bit in _SLOWDOWNS:
-        signal = counter if counter in values else "throttle_reasons"
-        if signal not in values:
-            silent.add(reason)
-            continue
-        on = signal != counter and bool(int(values[signal]) & bit)
+def _lived(
+    old: tuple[str, float] | None, merged: MergedGpu, values: Mapping[str, float]
+) -> tuple[tuple[str, float] | None, list[tuple[str, Told]]]:
+    """The board's lifetime count after this look, and the new errors that it alone shows."""
+    if _LIFETIME not in values:
+        return old, []
+    reading = merged.readings[_LIFETIME]
+    grew = old is not None and old[0] == reading.source and reading.value > old[1]
+    alone = _UNCORRECTED not in values
+    return (reading.source, reading.value), [(_UNCORRECTED, Told(reading.at, reading.source))] if grew and alone else []
+
+
+def _contained(
+    old: Containment,
+    heard: xid_past.Heard,
+    contained: Sequence[Told],
+    errors: Iterable[tuple[str, Told]],
+    found: list[Finding],
+    now: float,
+) -> tuple[Containment, set[str]]:
+    """Memory errors that no Xid 94 explains are findings; those that turn out to be explained are none."""
+    new_errors = (*heard.errors, *errors)
+    if not (old.pending or new_errors or contained):
+        return old, set()
+    counts, back, new = containment.weigh(old, contained, new_errors, _UNCORRECTED, now)
+    found += [FINDINGS.get(reason) or xid_past.MEMORY[reason] for reason in sorted(counts)]
+    if heard.back:  # replayed ones that are over: the next of their kind is a new one
+        pending = {reason: told for reason, told in new.pending.items() if reason not in heard.back}
+        settled = tuple(reason for reason in new.settled if reason not in heard.back)
+        new = Containment(new.contained, pending, settled)
+    return new, back
+
+
+def _windows(
+    old: Mapping[str, Window],
+    merged: MergedGpu,
+    values: Mapping[str, float],
+    found: list[Finding],
+    silent: set[str],
+    now: float,
+) -> Mapping[str, Window]:
+    """What was on for too much of the window: slowdowns, no margin to the next one. Idle time counts as it is: what an
+    idle GPU's heat shows is the truth of it.
+    """
+    windows = dict(old)
+
+    def add(reason: str, signal: str, seconds: float | None, on: bool, limit: float) -> None:
         at = merged.readings[signal].at
-        tracks[reason] = track = _advance(tracks.get(reason, Slowdown()), at, values.get(counter), on, now)
-        limit = THRESHOLDS.slowdown_share * THRESHOLDS.slowdown_window_seconds
-        if sum(seconds for _, seconds in track.buckets) >= limit:
-            found.append(Finding(reason, "degraded", action, polls=THRESHOLDS.enter_polls))
-    return replace(old, slowdowns=tracks), found, silent
+        windows[reason] = window = time_on(old.get(reason, Window()), at, seconds, on, now)
+        if window.amount >= limit:
+            found.append(FINDINGS[reason])
 
-
-def _advance(track: Slowdown, at: float, total: float | None, on: bool, now: float) -> Slowdown:
-    """The track with the time since its last reading added: by the counter of seconds, else by the bit."""
-    if track.at is not None and at <= track.at:
-        return track
-    passed = at - track.at if track.at is not None else 0.0
-    if total is not None:
-        seconds = min(max(0.0, total - track.total), passed) if track.total is not None else 0.0
+    for reason, counter in _SLOWDOWNS:
+        if counter in values:
+            add(reason, counter, values[counter], False, _SLOWDOWN_LIMIT)
+        elif "throttle_reasons" in values:
+            on = bool(int(values["throttle_reasons"]) & rules.bits(reason))
+            add(reason, "throttle_reasons", None, on, _SLOWDOWN_LIMIT)
+        else:
+            silent.add(reason)
+    margin = rules.thermal_margin(values)
+    if margin is None:
+        silent.add("thermal_margin")
     else:
-        # Between two looks that are far apart the bit says nothing.
-        seconds = min(passed, _BUCKET_SECONDS) if on else 0.0
-    start = at // _BUCKET_SECONDS * _BUCKET_SECONDS
-    buckets = [row for row in track.buckets if row[0] + _BUCKET_SECONDS > now - THRESHOLDS.slowdown_window_seconds]
-    if buckets and buckets[-1][0] == start:
-        seconds += buckets.pop()[1]
-    return Slowdown(at, total, (*buckets, (start, seconds)))
+        signal = "temperature_margin" if "temperature_margin" in values else "temperature"
+        add("thermal_margin", signal, None, margin <= 0.0, THRESHOLDS.thermal_margin_seconds)
+    return windows
 
 
-def _applications(
-    old: History, merged: MergedGpu, events: Iterable[XidEvent], now: float
-) -> tuple[History, list[Finding]]:
-    """Application Xids count when they come back on this GPU with another pod on it."""
-    episodes = [e for e in old.episodes if now - e.last < THRESHOLDS.application_window_seconds]
-    for event in events:
-        if xid.of(event.xid).kind != "application":
-            continue
-        pods = frozenset(merged.pods)
-        if episodes and event.at - episodes[-1].last <= THRESHOLDS.application_burst_seconds:
-            pods |= episodes.pop().pods
-        episodes.append(Episode(event.at, pods))
-    pods = frozenset(pod for episode in episodes for pod in episode.pods)
-    enough = len(episodes) >= THRESHOLDS.application_episodes and len(pods) >= THRESHOLDS.application_pods
-    found = [Finding("application_xids_repeated", "degraded", "contact_support")] if enough else []
-    return replace(old, episodes=tuple(episodes[-_MAX_EPISODES:])), found
+def _fabric(
+    old: Held | None, merged: MergedGpu, values: Mapping[str, float], found: list[Finding], silent: set[str]
+) -> Held | None:
+    """How long the GPU has not joined its fabric; for too long is a finding."""
+    waits = rules.fabric_waits(values)
+    if waits is None:
+        silent.add("fabric_not_ready")
+        return old
+    held = hold(old, merged.readings["fabric_state"].at, waits)
+    if held is not None and held.seconds >= THRESHOLDS.fabric_not_ready_seconds:
+        found.append(FINDINGS["fabric_not_ready"])
+    return held
