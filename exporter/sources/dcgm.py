@@ -18,6 +18,11 @@ from exporter.kit.tasks import crash_message, keep_running
 log = logging.getLogger(__name__)
 
 _FIX = "check --dcgm.url"
+#: Seconds after which a GPU that the page has no more is forgotten.
+_FORGET_SECONDS = 600.0
+#: GPUs and Xids kept; the oldest give way. No node has more, whatever a page says.
+_MAX_GPUS = 256
+_MAX_XIDS = 1024
 
 
 class DcgmSource:
@@ -86,8 +91,16 @@ class DcgmSource:
         seen = {sample.info.key: sample for sample in page.samples}
         boards = {key.uuid for key in seen}
         # A board that is not there any more grows old here; an instance whose board is there was removed by hand.
-        kept = {key: s for key, s in self._samples.items() if not (key.instance and key.uuid in boards)}
-        self._samples = {**kept, **seen}
+        kept = {
+            key: sample
+            for key, sample in self._samples.items()
+            if at - sample.at <= _FORGET_SECONDS and not (key.instance and key.uuid in boards)
+        }
+        newest = sorted({**kept, **seen}.items(), key=lambda item: -item[1].at)[:_MAX_GPUS]
+        self._samples = dict(newest)
         self._xids += dcgm.xid_edges(self._last_xids, page.last_xids, at)
-        self._last_xids = {**self._last_xids, **page.last_xids}
+        self._xids = self._xids[-_MAX_XIDS:]
+        uuids = {key.uuid for key in self._samples}
+        last = {**self._last_xids, **page.last_xids}
+        self._last_xids = {key: code for key, code in last.items() if key.uuid in uuids}
         return bool(seen)
