@@ -1,0 +1,237 @@
+"""What outlives the process: verdicts with their latches, Xid counts, witnesses and the inventory, in one file.
+
+May not be in here: what any of it means (core/boards.py).
+
+The times in it are of the monotonic clock, which starts anew with the machine, and after a reboot every GPU was reset:
+so of a file from another boot the inventory alone counts. A file that cannot be trusted (another version of this
+program, cut, altered, no regular file) is told in one line, and nothing is remembered. The file is never waited for:
+it is written by a thread of its own, and replaced in one step, so that a crash leaves the old one.
+"""
+
+import contextlib
+import errno
+import logging
+import os
+import stat
+import threading
+import time
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
+
+from exporter.core.boards import BoardsMemory
+from exporter.core.inventory import Inventory
+
+log = logging.getLogger("exporter")
+
+BOOT_ID = "/proc/sys/kernel/random/boot_id"
+#: No file of ours is larger, and no larger one is read.
+MAX_BYTES = 4 << 20
+#: Seconds between two writes at least, and between two when only what moves at every poll has moved.
+SAVE_SECONDS = 10.0
+REFRESH_SECONDS = 300.0
+#: Seconds for which close() waits for the disk.
+CLOSE_SECONDS = 2.0
+
+#: The file is this, the CRC-32 of the rest in four bytes, the rest.
+_MAGIC = b"plimsoll"
+_HEAD = len(_MAGIC) + 4
+_FIX = "check the volume that --state.file is on; without it a restart forgets what is latched"
+
+
+class State(Struct, frozen=True):
+    version: str  # VERSION of the program that wrote it
+    boot_id: str
+    at: float  # when it was written; nothing in it that has happened is later
+    boards: BoardsMemory
+
+
+class _About(Struct, frozen=True):
+    """What is read first: the rest is of no type that we know if these are not ours."""
+
+    version: str
+    boot_id: str
+    at: float
+
+
+def _shape(kind: Any) -> str:
+    """The names and types of all that a type holds."""
+    if isinstance(kind, msgspec.inspect.StructType | msgspec.inspect.NamedTupleType):
+        fields = ",".join(f"{field.encode_name}:{_shape(field.type)}" for field in kind.fields)
+        return f"{kind.cls.__name__}({fields})"
+    inner = [getattr(kind, name, None) for name in ("key_type", "value_type", "item_type")]
+    inner += [*getattr(kind, "item_types", ()), *getattr(kind, "types", ())]
+    return f"{type(kind).__name__}[{','.join(_shape(part) for part in inner if part is not None)}]"
+
+
+#: Changes whenever the shape of what is kept does, so that nobody has to think of it. The number is for when a field
+#: comes to mean something else.
+VERSION = f"1-{zlib.crc32(_shape(msgspec.inspect.type_info(BoardsMemory)).encode()):08x}"
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(State).decode
+_decode_about = msgspec.msgpack.Decoder(_About).decode
+
+
+class _Unusable(Exception):
+    """A file that nothing is taken from: why."""
+
+
+def boot_id(path: str = BOOT_ID) -> str:
+    """The kernel's id of this boot, "" if it does not tell."""
+    try:
+        with open(path, encoding="ascii") as file:
+            return file.read(64).strip()
+    except (OSError, ValueError):
+        return ""
+
+
+def load(path: str, boot: str, now: float) -> BoardsMemory | None:
+    """What the file at `path` says in the boot `boot` at `now` (monotonic seconds). None: nothing; why is logged."""
+    try:
+        state = _state(_content(path))
+    except FileNotFoundError:
+        return None  # the first start
+    except (OSError, _Unusable) as error:
+        text = error.strerror if isinstance(error, OSError) else error
+        log.warning("%s: %s; nothing is remembered of the last run, and the file is written anew", path, text)
+        return None
+    if state.boot_id == boot and state.at <= now:
+        return state.boards
+    since = "the clock was set back" if state.boot_id == boot else "this machine was booted"
+    log.info("%s: written before %s; of it the inventory of GPUs is remembered", path, since)
+    return BoardsMemory(inventory=Inventory(boards=state.boards.inventory.boards))
+
+
+def save(path: str, state: State) -> None:
+    """Replace the file at `path`, or leave it as it is. Raises OSError."""
+    payload = _encode(state)
+    if _HEAD + len(payload) > MAX_BYTES:
+        raise OSError(errno.EFBIG, f"the state has {len(payload)} bytes, more than {MAX_BYTES} are not kept")
+    beside = f"{path}.tmp"
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(beside)  # of a run that was killed; a link that somebody laid there is not followed
+    file = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        with open(file, "wb") as out:
+            out.write(_MAGIC + zlib.crc32(payload).to_bytes(4, "big") + payload)
+            out.flush()
+            os.fsync(out.fileno())
+        os.replace(beside, path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.unlink(beside)
+        raise
+
+
+def worth_saving(old: BoardsMemory, new: BoardsMemory) -> bool:
+    """Whether something differs that a restart should not undo: a verdict, an Xid's count, the inventory."""
+    return _kept(old) != _kept(new)
+
+
+def _kept(memory: BoardsMemory) -> tuple[object, ...]:
+    verdicts = {
+        key: (one.health.verdict.state, one.health.verdict.reasons, one.xids) for key, one in memory.known.items()
+    }
+    return verdicts, memory.inventory.boards
+
+
+def _content(path: str) -> bytes:
+    """Raises OSError, _Unusable."""
+    # O_NONBLOCK: opening a FIFO would wait for its writer.
+    file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    with open(file, "rb") as source:
+        if not stat.S_ISREG(os.fstat(file).st_mode):
+            raise _Unusable("not a regular file")
+        content = source.read(MAX_BYTES + 1)
+    if len(content) > MAX_BYTES:
+        raise _Unusable(f"more than {MAX_BYTES} bytes")
+    return content
+
+
+def _state(content: bytes) -> State:
+    """Raises _Unusable."""
+    payload = content[_HEAD:]
+    if content[: len(_MAGIC)] != _MAGIC or zlib.crc32(payload).to_bytes(4, "big") != content[len(_MAGIC) : _HEAD]:
+        raise _Unusable("not a state file, or damaged")
+    try:
+        about = _decode_about(payload)
+        if about.version != VERSION:
+            raise _Unusable(f"written by another version of this program ({about.version}, this is {VERSION})")
+        return _decode(payload)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise _Unusable(f"damaged ({error})") from error
+
+
+class Keeper:
+    """Keeps one file; an empty path keeps none. To be used from one thread."""
+
+    def __init__(
+        self,
+        path: str,
+        boot: str,
+        interval: float = SAVE_SECONDS,
+        refresh: float = REFRESH_SECONDS,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """boot: boot_id(). Times are seconds: SAVE_SECONDS, REFRESH_SECONDS."""
+        self._path = path
+        self._boot = boot
+        self._interval = interval
+        self._refresh = refresh
+        self._clock = clock
+        self._saved = self._newest = BoardsMemory()
+        self._tried = clock()
+        self._thread: threading.Thread | None = None
+        self._complaint = ""
+
+    def load(self, now: float) -> BoardsMemory | None:
+        """What an earlier run left; None: nothing."""
+        if self._path and not self._boot:
+            log.warning("%s: not used, since %s is not readable and a reboot could not be noticed", self._path, BOOT_ID)
+            self._path = ""
+        found = load(self._path, self._boot, now) if self._path else None
+        self._saved = self._newest = found or BoardsMemory()
+        return found
+
+    def offer(self, memory: BoardsMemory) -> None:
+        """Take note of what is to be kept; it is written when it is due, by a thread."""
+        self._newest = memory
+        if not self._path or (self._thread is not None and self._thread.is_alive()):
+            return
+        since = self._clock() - self._tried
+        if since >= self._interval and (since >= self._refresh or worth_saving(self._saved, memory)):
+            self._start()
+
+    def close(self) -> None:
+        """Write what was offered last. Returns within twice CLOSE_SECONDS, whatever the disk does."""
+        if self._thread is not None:
+            self._thread.join(CLOSE_SECONDS)
+        if self._path and self._newest != self._saved and not (self._thread and self._thread.is_alive()):
+            self._start().join(CLOSE_SECONDS)
+
+    def _start(self) -> threading.Thread:
+        self._tried = self._clock()
+        self._thread = threading.Thread(target=self._save, args=(self._newest, self._tried), name="state", daemon=True)
+        self._thread.start()
+        return self._thread
+
+    def _save(self, memory: BoardsMemory, at: float) -> None:
+        # An Xid of the kernel log that waits for its GPU is read again there, with its number.
+        waiting = tuple(event for event in memory.unplaced if event.source != "kmsg")
+        try:
+            save(self._path, State(VERSION, self._boot, at, replace(memory, unplaced=waiting)))
+        except OSError as error:
+            complaint = f"{self._path}: not written ({error.strerror or error}); {_FIX}"
+            if complaint != self._complaint:
+                log.warning(complaint)
+        else:
+            complaint = ""
+            if self._complaint:
+                log.info("%s: written again", self._path)
+            self._saved = memory
+        self._complaint = complaint
