@@ -201,7 +201,7 @@ def _gpu(gpu: Gpu) -> pb.Gpu:
         state=gpu.verdict.state,
         reasons=_reasons(gpu.verdict.reasons),
         capacity=gpu.verdict.capacity,
-        xids=gpu.xids,
+        xids={xid: seen.count for xid, seen in gpu.xids.items()},
     )
 
 

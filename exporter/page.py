@@ -68,11 +68,23 @@ def _gpu(gpu: Gpu, now: float) -> Sequence[str]:
         _cell(name),
         _cell(f"{verdict.state} for {_seconds(now - verdict.since)}", _CLASSES.get(verdict.state, "bad")),
         _number(verdict.capacity, "{:.0%}"),
-        _cell("; ".join(f"{reason}: {action}" if action else reason for reason, action in verdict.reasons)),
-        _cell(", ".join(f"{xid} ({count}x)" for xid, count in sorted(gpu.xids.items()))),
-        _cell(", ".join(f"{pod.namespace}/{pod.pod}" for pod in gpu.pods)),
+        _cell("; ".join(_reasons(gpu))),
+        _cell(
+            ", ".join(f"{xid} ({seen.count}x, last {_ago(now - seen.at)})" for xid, seen in sorted(gpu.xids.items()))
+        ),
+        _cell((", ".join(f"{pod.namespace}/{pod.pod}" for pod in gpu.pods)) + (" (shared)" if gpu.shared else "")),
         _cell(_ago(now - gpu.at)),
     )
+
+
+def _reasons(gpu: Gpu) -> Iterable[str]:
+    """Why the GPU is what it is, what nobody can tell of it, and what is not as it was declared."""
+    for reason, action in gpu.verdict.reasons:
+        yield f"{reason}: {action}"
+    if gpu.verdict.unknown:
+        yield f"not known: {', '.join(gpu.verdict.unknown)}"
+    if drifted := [what for what, is_so in gpu.drift.items() if is_so]:
+        yield f"not as declared: {', '.join(drifted)}"
 
 
 def _engine(engine: Engine, now: float) -> Sequence[str]:

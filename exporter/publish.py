@@ -1,27 +1,24 @@
 """Snapshot -> the bytes of /metrics, in the text format or as OpenMetrics.
 
-May not be in here: deriving anything that the snapshot does not say. What a family means is in core/catalog.py.
+May not be in here: deriving anything that the snapshot does not say. What a family means is in core/catalog.py, a GPU's
+lines are in publish_gpus.py, how a line is written is in lines.py.
 
 Reading a snapshot takes no lock and waits for nothing. A reading that is older than its source's limit is left out: no
 data is better than the last good. What Plimsoll itself concludes (health, diagnosis, capacity, what was learned) stays.
 """
 
-import math
 import platform
 from collections.abc import Mapping
-from functools import cache, lru_cache
-from hashlib import blake2s
 
 from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector, generate_latest
 from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
 
-from exporter.core.catalog import EXPORTER
+from exporter import publish_gpus
 from exporter.core.diagnosis import CAUSES
-from exporter.core.health import STATES
-from exporter.core.model import Engine, EngineTarget, Gpu, GpuInfo, Snapshot
-from exporter.core.node import LIMITS
-from exporter.core.signals import BY_NAME, THROTTLE_REASONS
+from exporter.core.inputs import LIMITS
+from exporter.core.model import Engine, EngineTarget, Snapshot
 from exporter.kit.version import VERSION
+from exporter.lines import Page, age, join, labels_of
 
 #: What an Accept header names OpenMetrics and what we answer with (openmetrics.io, version 1.0.0).
 OPENMETRICS = "application/openmetrics-text"
@@ -29,9 +26,6 @@ CONTENT_TYPES = {
     False: "text/plain; version=0.0.4; charset=utf-8",
     True: f"{OPENMETRICS}; version=1.0.0; charset=utf-8",
 }
-
-#: Characters of a label value; a longer one is cut and ends in a digest of the whole, so that two stay two.
-MAX_LABEL = 256
 
 _REGISTRY = CollectorRegistry()
 ProcessCollector(registry=_REGISTRY)
@@ -55,24 +49,6 @@ _ENGINE_DERIVED = {
 }
 
 
-class _Page:
-    """Lines by family. A family that the catalogue lacks is a KeyError here, and a failing test."""
-
-    def __init__(self) -> None:
-        self._lines: dict[str, list[str]] = {family.name: [] for family in EXPORTER}
-
-    def add(self, family: str, labels: str, value: float | None) -> None:
-        """labels: already written as `name="value",...`. A value that is missing or not finite is no series."""
-        if value is None or not math.isfinite(value):
-            return
-        number = str(int(value)) if value == int(value) and abs(value) < 1e15 else repr(float(value))
-        self._lines[family].append(f"{family}{{{labels}}} {number}\n" if labels else f"{family} {number}\n")
-
-    def text(self, openmetrics: bool) -> str:
-        headers = _headers(openmetrics)
-        return "".join(headers[name] + "".join(lines) for name, lines in self._lines.items() if lines)
-
-
 def render(
     snapshot: Snapshot,
     now: float,
@@ -86,20 +62,20 @@ def render(
     now: monotonic seconds; wall: Unix seconds at the same moment, for timestamps alone.
     own: families without labels that the program itself counts. process: further families, as process() gives them.
     """
-    page = _Page()
-    page.add("plimsoll_build_info", _labels(version=VERSION, pythonversion=platform.python_version()), 1)
+    page = Page()
+    page.add("plimsoll_build_info", labels_of(version=VERSION, pythonversion=platform.python_version()), 1)
     for gpu in snapshot.gpus:
-        _gpu(page, gpu, snapshot, now)
+        publish_gpus.add(page, gpu, snapshot, now, wall)
     for engine in snapshot.engines:
         _engine(page, engine, snapshot, now)
     for url, scrape in snapshot.scrapes.items():
-        endpoint = _labels(endpoint=url)
+        endpoint = labels_of(endpoint=url)
         page.add("plimsoll_engine_scrape_success", endpoint, not scrape.error)
         page.add("plimsoll_engine_scrape_duration_seconds", endpoint, scrape.seconds)
     for (url, reason), count in snapshot.scrape_errors.items():
-        page.add("plimsoll_engine_scrape_errors_total", _labels(endpoint=url, reason=reason), count)
+        page.add("plimsoll_engine_scrape_errors_total", labels_of(endpoint=url, reason=reason), count)
     for collector in snapshot.collectors:
-        name = _labels(collector=collector.name)
+        name = labels_of(collector=collector.name)
         page.add("plimsoll_collector_success", name, collector.success)
         page.add("plimsoll_collector_duration_seconds", name, collector.seconds)
         if collector.last_success is not None:
@@ -108,9 +84,14 @@ def render(
                 name,
                 round(wall - (now - collector.last_success), 3),
             )
+    node = labels_of(node=snapshot.node)
+    for kind, count in snapshot.node_gpus.items():
+        page.add("plimsoll_node_gpus", f'{node},kind="{kind}"', count)
+    for what, is_so in snapshot.node_drift.items():
+        page.add("plimsoll_gpu_drift", f'{node},what="{what}"', is_so)
     for kind, count in snapshot.overflow.items():
-        page.add("plimsoll_overflow_total", _labels(kind=kind), count)
-    page.add("plimsoll_snapshot_age_seconds", "", _age(now, snapshot.at))
+        page.add("plimsoll_overflow_total", labels_of(kind=kind), count)
+    page.add("plimsoll_snapshot_age_seconds", "", age(now, snapshot.at))
     for family, value in (own or {}).items():
         page.add(family, "", value)
     end = b"# EOF\n" if openmetrics else b""
@@ -139,41 +120,11 @@ def wants_openmetrics(accept: str) -> bool:
     return quality[OPENMETRICS] > 0 and quality[OPENMETRICS] >= quality["text/plain"]
 
 
-def _gpu(page: _Page, gpu: Gpu, snapshot: Snapshot, now: float) -> None:
-    labels = _gpu_labels(snapshot.node, gpu.info)
-    info, verdict = gpu.info, gpu.verdict
-    about = _labels(
-        name=info.name, pci_bus_id=info.pci_bus_id, driver_version=info.driver_version, profile=info.profile
-    )
-    page.add("plimsoll_gpu_info", _join(labels, about), 1)
-    for pod in gpu.pods:
-        place = _labels(namespace=pod.namespace, pod=pod.pod, container=pod.container)
-        page.add("plimsoll_gpu_pod", _join(labels, place), 1)
-    for state in STATES:
-        page.add("plimsoll_gpu_health_state", f'{labels},state="{state}"', verdict.state == state)
-    for reason, action in dict.fromkeys(verdict.reasons):
-        page.add("plimsoll_gpu_health_reason", _join(labels, _labels(reason=reason, action=action)), 1)
-    page.add("plimsoll_gpu_health_transitions_total", labels, verdict.transitions)
-    page.add("plimsoll_gpu_capacity_ratio", labels, verdict.capacity)
-    page.add("plimsoll_gpu_reading_age_seconds", labels, _age(now, gpu.at))
-    for xid, count in gpu.xids.items():
-        page.add("plimsoll_gpu_xid_errors_total", f'{labels},xid="{xid}"', count)
-    for name, reading in gpu.readings.items():
-        if now - reading.at > snapshot.fresh.get(reading.source, 0.0):
-            continue
-        signal = BY_NAME[name]
-        if name == "throttle_reasons":
-            for bit, reason in THROTTLE_REASONS:
-                page.add(signal.family, f'{labels},reason="{reason}"', bool(int(reading.value) & bit))
-        else:
-            page.add(signal.family, _join(labels, _signal_labels(name)), reading.value)
-
-
-def _engine(page: _Page, engine: Engine, snapshot: Snapshot, now: float) -> None:
+def _engine(page: Page, engine: Engine, snapshot: Snapshot, now: float) -> None:
     labels = _engine_labels(snapshot.node, engine.target, engine.reading.model, engine.reading.engine)
-    page.add("plimsoll_engine_info", _join(labels, _labels(kind=engine.kind)), 1)
+    page.add("plimsoll_engine_info", join(labels, labels_of(kind=engine.kind)), 1)
     for key in engine.gpus:
-        page.add("plimsoll_engine_gpu", _join(labels, _labels(uuid=key.uuid, mig_instance=key.instance)), 1)
+        page.add("plimsoll_engine_gpu", join(labels, labels_of(uuid=key.uuid, mig_instance=key.instance)), 1)
     page.add("plimsoll_engine_capacity_ratio", labels, engine.capacity)
     page.add("plimsoll_engine_knee_requests", labels, engine.learned.knee_running)
     page.add("plimsoll_engine_service_rate_requests_per_second", labels, engine.learned.service_rate)
@@ -181,7 +132,7 @@ def _engine(page: _Page, engine: Engine, snapshot: Snapshot, now: float) -> None
         page.add("plimsoll_engine_diagnosis", f'{labels},cause="{cause}"', engine.cause == cause)
     if engine.at is None:
         return
-    page.add("plimsoll_engine_reading_age_seconds", labels, _age(now, engine.at))
+    page.add("plimsoll_engine_reading_age_seconds", labels, age(now, engine.at))
     if now - engine.at > snapshot.fresh.get("engines", 0.0):
         return
     for field, family in _ENGINE_READINGS.items():
@@ -190,18 +141,13 @@ def _engine(page: _Page, engine: Engine, snapshot: Snapshot, now: float) -> None
         page.add(family, labels, getattr(engine, field))
     finished = sorted((engine.reading.finished or {}).items())
     for reason, count in finished[: LIMITS["finished_reason"]]:
-        page.add("plimsoll_engine_requests_finished_total", _join(labels, _labels(finished_reason=reason)), count)
-
-
-@lru_cache(maxsize=1024)
-def _gpu_labels(node: str, info: GpuInfo) -> str:
-    return _labels(node=node, gpu=info.index, uuid=info.key.uuid, mig_instance=info.key.instance)
+        page.add("plimsoll_engine_requests_finished_total", join(labels, labels_of(finished_reason=reason)), count)
 
 
 def _engine_labels(node: str, target: EngineTarget, model: str, engine: str) -> str:
     # The target's own labels are a mapping and cannot be part of a cache's key.
     pod = target.pod
-    return _labels(
+    return labels_of(
         namespace=pod.namespace,
         pod=pod.pod,
         container=pod.container,
@@ -210,40 +156,3 @@ def _engine_labels(node: str, target: EngineTarget, model: str, engine: str) -> 
         engine=engine,
         endpoint=target.url,
     )
-
-
-@cache
-def _signal_labels(name: str) -> str:
-    return _labels(**dict(BY_NAME[name].labels))
-
-
-@lru_cache(maxsize=8192)
-def _labels(**values: str) -> str:
-    """`name="value",...` without the empty ones: to Prometheus an empty label is an absent one."""
-    return ",".join(f'{name}="{_escape(value)}"' for name, value in values.items() if value)
-
-
-def _join(labels: str, more: str) -> str:
-    return f"{labels},{more}" if labels and more else labels or more
-
-
-def _escape(value: str) -> str:
-    if len(value) > MAX_LABEL:
-        value = value[: MAX_LABEL - 9] + "~" + blake2s(value.encode(errors="replace"), digest_size=4).hexdigest()
-    return value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
-
-
-def _age(now: float, at: float) -> float:
-    return round(max(0.0, now - at), 3)
-
-
-@cache
-def _headers(openmetrics: bool) -> Mapping[str, str]:
-    """HELP and TYPE of each family. In OpenMetrics a counter's family name has no _total."""
-
-    def header(name: str, kind: str, text: str) -> str:
-        shown = name.removesuffix("_total") if openmetrics and kind == "counter" else name
-        text = text.replace("\\", "\\\\").replace("\n", "\\n")
-        return f"# HELP {shown} {text}\n# TYPE {shown} {kind}\n"
-
-    return {family.name: header(family.name, family.type, family.help) for family in EXPORTER}

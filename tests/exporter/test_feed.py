@@ -9,7 +9,7 @@ import pytest
 from msgspec.structs import replace
 
 from exporter import feed as feed_module
-from exporter.core.model import EngineTarget, Learned, PodRef, Verdict
+from exporter.core.model import EngineTarget, Learned, PodRef, Verdict, XidSeen
 from exporter.core.node import NodeMemory, step
 from exporter.feed import MAX_STREAMS, Feed
 from exporter.kit.config import ConfigError
@@ -154,7 +154,7 @@ async def test_a_change_is_sent_at_once_and_growing_ages_are_a_heartbeat(feed, w
 CHANGES = [
     ("waiting", lambda s: with_waiting(s, 0.0)),
     ("a verdict", lambda s: _gpu(s, verdict=Verdict("degraded", (("x", "y"),), START, 1, 0.5))),
-    ("an Xid", lambda s: _gpu(s, xids={13: 2})),
+    ("an Xid", lambda s: _gpu(s, xids={13: XidSeen(2, START)})),
     ("an engine's error", lambda s: _engine(s, error="timeout")),
     ("a cause", lambda s: _engine(s, cause="wedged")),
     ("what was learned", lambda s: _engine(s, learned=Learned(9.0, 2.0, 30.0))),
