@@ -7,7 +7,7 @@ import os
 import sys
 from typing import NoReturn
 
-from exporter import app, settings
+from exporter import settings
 from exporter.kit import log
 from exporter.kit.config import ConfigError
 from exporter.kit.run import leave, run
@@ -18,6 +18,10 @@ def main() -> int:
     try:
         values = settings.read(sys.argv[1:], os.environ)
         log.setup(values.log_level, values.log_format)
+        # gRPC's core would print its own view of a failure in a form of its own; it reads this when it is loaded.
+        os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+        from exporter import app  # noqa: PLC0415 -- see above
+
         return run(app.run(values))
     except ConfigError as error:
         sys.stderr.write(f"{settings.PROGRAM}: {error}\n")

@@ -11,9 +11,10 @@ from collections.abc import Callable, Mapping, Sequence
 
 from aiohttp import web
 
-from exporter import page, publish
+from exporter import page, publish, state
+from exporter.core.inputs import NodeInputs
 from exporter.core.model import EngineTarget, Snapshot
-from exporter.cycle import Cycle, GpuSource
+from exporter.cycle import Cycle, GpuSource, KernelLog, Kubelet
 from exporter.feed import Feed
 from exporter.kit import web as kit_web
 from exporter.kit.fetch import Fetcher
@@ -23,6 +24,9 @@ from exporter.sources.engines import EngineSource, TargetFile
 log = logging.getLogger("exporter")
 
 NOT_READY = "not ready: nothing has been read yet; ask again in a second"
+#: Where "auto" looks.
+KMSG = "/dev/kmsg"
+KUBELET = "/var/lib/kubelet/pod-resources/kubelet.sock"
 #: Seconds for which a rendered page is served again, so that the ages on it are true to this.
 PAGE_SECONDS = 1.0
 #: A source's readings are stale after so many polls without one.
@@ -48,7 +52,18 @@ async def run(settings: Settings) -> int:
             stop.set()
 
     targets = engine_targets(settings)
-    cycle = Cycle(settings.node, fresh_seconds(settings), gpus, publish_snapshot)
+    boot = state.boot_id()
+    about = NodeInputs(settings.node, standard=settings.standard, boot=boot, fresh=fresh_seconds(settings))
+    keeper = state.Keeper(settings.state_file, boot)
+    cycle = Cycle(
+        about,
+        gpus,
+        publish_snapshot,
+        kernel_log(settings),
+        kubelet(settings),
+        keeper.load(time.monotonic()),
+        keeper.offer,
+    )
     site = application(cycle, feed, settings.web_telemetry_path)
     try:
         runner, web_port = await kit_web.serve(site, settings.web_listen_address, "web.listen-address")
@@ -61,6 +76,7 @@ async def run(settings: Settings) -> int:
             await stop.wait()
         finally:
             await asyncio.gather(feed.stop(), cycle.stop(), runner.cleanup())
+            keeper.close()
     finally:
         await fetcher.close()
     if line := _fatal(gpus):
@@ -101,12 +117,32 @@ def gpu_sources(settings: Settings, fetcher: Fetcher) -> Mapping[str, GpuSource]
     return sources
 
 
+def kernel_log(settings: Settings) -> KernelLog | None:
+    from exporter.sources.kmsg import KmsgSource  # noqa: PLC0415 -- as above
+
+    asked = settings.kmsg_file != "auto"
+    return None if settings.kmsg_file == "off" else KmsgSource(settings.kmsg_file if asked else KMSG, asked)
+
+
+def kubelet(settings: Settings) -> Kubelet | None:
+    from exporter.sources.podresources import KubeletSource  # noqa: PLC0415 -- as above
+
+    asked = settings.kubelet_socket != "auto"
+    if settings.kubelet_socket == "off":
+        return None
+    socket = settings.kubelet_socket if asked else KUBELET
+    return KubeletSource(socket, asked, settings.kubelet_interval, settings.kubelet_resources)
+
+
 def fresh_seconds(settings: Settings) -> Mapping[str, float]:
     """Source -> seconds for which a reading counts."""
     return {
         "nvml": STALE_POLLS * settings.nvml_interval,
         "demo": STALE_POLLS * 1.0,
         "dcgm": STALE_POLLS * settings.dcgm_interval,
+        "kmsg": STALE_POLLS * 1.0,
+        # The kubelet may take its time to answer, too.
+        "kubelet": STALE_POLLS * settings.kubelet_interval + 3.0,
         # A server may take all its time to answer.
         "engines": STALE_POLLS * settings.engines_interval + settings.engines_timeout,
     }

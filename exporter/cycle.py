@@ -12,8 +12,19 @@ from typing import Protocol
 
 from msgspec.structs import replace
 
-from exporter.core.model import Collector, EngineScrape, EngineTarget, GpuKey, GpuSample, Snapshot, XidEvent
-from exporter.core.node import NodeInputs, NodeMemory, step
+from exporter.core.boards import BoardsMemory, resumed
+from exporter.core.inputs import NodeInputs
+from exporter.core.model import (
+    Collector,
+    EngineScrape,
+    EngineTarget,
+    GpuKey,
+    GpuSample,
+    KubeletReading,
+    Snapshot,
+    XidEvent,
+)
+from exporter.core.node import NodeMemory, step
 from exporter.kit.tasks import crash_message, keep_running
 
 log = logging.getLogger("exporter")
@@ -36,6 +47,24 @@ class GpuSource(Protocol):
     async def stop(self) -> None: ...
 
 
+class KernelLog(GpuSource, Protocol):
+    """The kernel log: a GPU source that has Xids alone."""
+
+    @property
+    def watching(self) -> bool: ...
+    @property
+    def loaded_at(self) -> float | None: ...
+
+
+class Kubelet(Protocol):
+    """What the source of pods offers."""
+
+    def start(self, notify: Callable[[], None]) -> None: ...
+    def reading(self) -> KubeletReading | None: ...
+    def collectors(self) -> list[Collector]: ...
+    async def stop(self) -> None: ...
+
+
 class EngineScrapes(Protocol):
     """What the source of engines offers."""
 
@@ -48,26 +77,32 @@ class EngineScrapes(Protocol):
 
 
 class Cycle:
-    """One node: its sources, what is known of it, and its newest snapshot.
-
-    gpus: GPU sources by the name of their collector. fresh: source -> seconds for which a reading counts.
-    """
+    """One node: its sources, what is known of it, and its newest snapshot."""
 
     def __init__(
         self,
-        node: str,
-        fresh: Mapping[str, float],
+        about: NodeInputs,
         gpus: Mapping[str, GpuSource],
         publish: Callable[[Snapshot], None],
+        kernel_log: KernelLog | None = None,
+        kubelet: Kubelet | None = None,
+        remembered: BoardsMemory | None = None,
+        keep: Callable[[BoardsMemory], None] = lambda memory: None,
     ) -> None:
+        """about: the node's name, boot id, standard and freshness limits. gpus: sources by the name of their collector.
+
+        remembered: what an earlier run left. keep: gets what a later run is to know, after every step.
+        """
         self.snapshot: Snapshot | None = None
-        self._node = node
-        self._fresh = fresh
-        self._gpus = gpus
+        self._about = about
+        self._gpus: Mapping[str, GpuSource] = {**gpus, **({"kmsg": kernel_log} if kernel_log else {})}
+        self._kernel_log = kernel_log
+        self._kubelet = kubelet
         self._publish = publish
+        self._keep = keep
         self._engines: EngineScrapes | None = None
         self._targets: Callable[[], Sequence[EngineTarget]] = tuple
-        self._memory = NodeMemory()
+        self._memory = NodeMemory(boards=resumed(remembered or BoardsMemory(), time.monotonic()))
         self._news = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self._crashes: dict[str, tuple[float, str]] = {}  # source -> when, message
@@ -83,7 +118,7 @@ class Cycle:
     def start(self, engines: EngineScrapes, targets: Callable[[], Sequence[EngineTarget]]) -> None:
         """Start all sources and the cycle itself. A source that cannot start is a failed collector."""
         self._engines, self._targets = engines, targets
-        for name, source in self._gpus.items():
+        for name, source in self._startable().items():
             try:
                 source.start(self.notify)
             except Exception as error:
@@ -93,17 +128,21 @@ class Cycle:
             for name, run in (("engines", engines.run), ("snapshot", self._run))
         ]
 
+    def _startable(self) -> Mapping[str, GpuSource | Kubelet]:
+        return {**self._gpus, **({"kubelet": self._kubelet} if self._kubelet else {})}
+
     async def stop(self) -> None:
         """Within STOP_SECONDS, whatever hangs."""
         for task in self._tasks:
             task.cancel()
-        stopping = [asyncio.wait_for(source.stop(), STOP_SECONDS) for source in self._gpus.values()]
+        stopping = [asyncio.wait_for(source.stop(), STOP_SECONDS) for source in self._startable().values()]
         await asyncio.gather(*self._tasks, *stopping, return_exceptions=True)
 
     def update(self) -> None:
         """Make a snapshot of what the sources say now and publish it."""
         self.snapshot, self._memory = step(self._memory, self._inputs(), time.monotonic())
         self._publish(self.snapshot)
+        self._keep(self._memory.boards)
 
     async def _run(self) -> None:
         while True:
@@ -128,7 +167,15 @@ class Cycle:
                 collectors += source.collectors()
             except Exception as error:
                 self._crash(name, error)
-        inputs = NodeInputs(self._node, samples, xids, fresh=self._fresh)
+        inputs = replace(self._about, samples=samples, xids=xids)
+        if self._kernel_log is not None:
+            inputs = replace(inputs, kernel_log=self._kernel_log.watching, driver_loaded_at=self._kernel_log.loaded_at)
+        if self._kubelet is not None:
+            try:
+                collectors += self._kubelet.collectors()
+                inputs = replace(inputs, kubelet=self._kubelet.reading())
+            except Exception as error:
+                self._crash("kubelet", error)
         if self._engines is not None:
             collectors += self._engines.collectors()
             inputs = replace(

@@ -11,9 +11,11 @@ from urllib.parse import urlsplit
 
 from msgspec import Struct
 
+from exporter.core import drift
+from exporter.core.drift import Standard
 from exporter.core.model import EngineTarget
 from exporter.kit import log
-from exporter.kit.config import Option, choice, listen, load, seconds, string
+from exporter.kit.config import Option, choice, listen, load, seconds, string, strings
 from exporter.kit.version import VERSION
 from exporter.sources.engines import targets
 
@@ -37,6 +39,12 @@ class Settings(Struct, frozen=True):
     demo_file: str
     dcgm_url: str
     dcgm_interval: float
+    kmsg_file: str
+    kubelet_socket: str
+    kubelet_interval: float
+    kubelet_resources: tuple[str, ...]
+    standard: Standard
+    state_file: str
     node: str
     web_listen_address: tuple[str, int]
     web_telemetry_path: str
@@ -70,6 +78,14 @@ def telemetry_path(raw: Any) -> str:
     return text
 
 
+def place(raw: Any) -> str:
+    """ "auto", "off" or an absolute path. Raises ValueError."""
+    text = "off" if raw is False else string(raw)  # YAML reads a bare `off` as false
+    if text not in ("auto", "off") and not text.startswith("/"):
+        raise ValueError(f"{text!r} is no place; write auto, off or an absolute path")
+    return text
+
+
 # One option a row: a wrapped table cannot be scanned.
 # fmt: off
 OPTIONS: tuple[Option, ...] = (
@@ -84,6 +100,16 @@ OPTIONS: tuple[Option, ...] = (
     Option("demo.file", string, "", "JSON file with fake GPUs, read again when it changes; without it there are two"),
     Option("dcgm.url", url, "", "metrics URL of this node's dcgm-exporter, if there is one"),
     Option("dcgm.interval", seconds, 5.0, "time between two readings of dcgm-exporter"),
+    Option("kmsg.file", place, "auto", "kernel log, as a second witness of Xids: auto (/dev/kmsg where it may be read), off, or a path"),
+    Option("kubelet.socket", place, "auto", "the kubelet's PodResources socket, for which pod has which GPU: auto (where it is there), off, or a path"),
+    Option("kubelet.interval", seconds, 5.0, "time between two questions to the kubelet"),
+    Option("kubelet.resources", strings, (), "resources that are GPUs, beside nvidia.com/gpu and the like", many=True),
+    Option("standard.driver-version", drift.driver_version, "", "driver that this node is to have, whole or its beginning: 570, 570.133"),
+    Option("standard.ecc", drift.on_off, None, "whether ECC is to be on: on, off"),
+    Option("standard.mig", drift.on_off, None, "whether MIG mode is to be on: on, off"),
+    Option("standard.power-limit", drift.power_limit, None, "power limit that GPUs are to have: watts, or default (the board's own)"),
+    Option("standard.clock-sm", drift.megahertz, None, "application clock that GPUs are to have, in MHz"),
+    Option("state.file", string, "", "file in which verdicts, Xid counts and the inventory outlive this program"),
     Option("node", string, "", "this node's name; else the environment's NODE_NAME, else the host name"),
     Option("web.listen-address", listen, ("", 9480), "where metrics, health and the status page are served"),
     Option("web.telemetry-path", telemetry_path, "/metrics", "path of the metrics page"),
@@ -98,4 +124,5 @@ def read(argv: Sequence[str], environ: Mapping[str, str]) -> Settings:
     """The settings of this run. Raises ConfigError (one line: place, cause, fix); exits on --help and --version."""
     values = load(PROGRAM, VERSION, OPTIONS, argv, environ)
     values["node"] = values["node"] or environ.get("NODE_NAME") or socket.gethostname()
-    return Settings(**values)
+    declared = {name: values.pop(f"standard_{name}") for name in Standard.__struct_fields__}
+    return Settings(**values, standard=Standard(**declared))

@@ -27,7 +27,7 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta, Struct
@@ -79,7 +79,25 @@ _CONSTANT: Mapping[str, float] = {
     "pcie_width": 16.0,
     "pcie_width_max": 16.0,
     "recovery_action": 0.0,
+    "xid_watched": 1.0,
+    "ecc_pending": 1.0,
+    "temperature_slowdown": 92.0,
+    "temperature_shutdown": 95.0,
+    "margin_slowdown": -2.0,
+    "margin_shutdown": -8.0,
+    "margin_memory_max": 0.0,
+    "margin_gpu_max": 0.0,
+    "clock_sm_application": 1980e6,
+    "remap_banks_max": 2560.0,
+    "persistence": 1.0,
+    "fabric_state": 3.0,
+    "fabric_summary": 1.0,
+    "fabric_health": float(0x1AA),  # no part of it is true (nvml.h)
+    "processes": 1.0,
+    **{f"nvlink_up_{link}": 1.0 for link in range(signals.NVLINKS)},
 }
+#: What an H100 does not have.
+_LACKS = {name: "not_supported" for name in signals.BY_NAME if name.startswith("retired_pages")}
 
 
 class FakeGpu(Struct, frozen=True, forbid_unknown_fields=True):
@@ -90,7 +108,7 @@ class FakeGpu(Struct, frozen=True, forbid_unknown_fields=True):
     name: str = _MODEL
     load: Annotated[float, Meta(ge=0, le=1)] = 0.0
     xids: tuple[Annotated[int, Meta(ge=1, le=65535)], ...] = ()
-    lost: str = ""
+    lost: Literal["", "gpu_is_lost", "gone_from_inventory", "unknown_error"] = ""
     throttle: tuple[str, ...] = ()
     values: Mapping[str, float] = {}
     missing: Mapping[str, str] = {}
@@ -132,12 +150,15 @@ def readings(gpu: FakeGpu, at: float) -> dict[str, float]:
     # An inference server takes its memory at the start, whatever it does with it.
     used = (72 * 1024 if gpu.load else 512) * signals.MIB
     return {
+        **dict.fromkeys((name for name in signals.BY_NAME if name not in _LACKS), 0.0),
         **_CONSTANT,
         "utilization": busy,
         "memory_used": used,
         "memory_free": _CONSTANT["memory_total"] - _CONSTANT["memory_reserved"] - used,
         "temperature": round(32.0 + 38.0 * busy + (12.0 if left < 1.0 else 0.0)),
+        "temperature_margin": 87.0 - round(32.0 + 38.0 * busy + (12.0 if left < 1.0 else 0.0)),
         "memory_temperature": round(38.0 + 40.0 * busy),
+        "processes_memory": used if gpu.load else 0.0,
         "power": round(75.0 + 560.0 * busy * left, 1),
         "clock_sm": round(1980e6 * left if gpu.load else 345e6, -6),
         "throttle_reasons": float(mask),
@@ -248,6 +269,6 @@ class DemoSource:
             "demo",
             now,
             {name: value for name, value in values.items() if name not in gpu.missing},
-            gpu.missing,
+            {**_LACKS, **gpu.missing},
             pods=gpu.pods,
         )

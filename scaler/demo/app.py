@@ -96,6 +96,8 @@ def _exporter_arguments(cluster: Cluster) -> list[str]:
         f"--demo.file={cluster.gpus_file}",
         f"--engines.file={cluster.engines_file}",
         "--engines.interval=500ms",
+        "--kmsg.file=off",
+        "--kubelet.socket=off",
         "--node=demo-node",
         "--web.listen-address=127.0.0.1:0",
         "--feed.listen-address=127.0.0.1:0",

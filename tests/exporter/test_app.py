@@ -271,7 +271,7 @@ NASTY = "<script>alert('x')</script>&\""
 def test_nothing_from_outside_is_markup():
     target = EngineTarget(f"http://h/{NASTY}", PodRef(NASTY, NASTY, NASTY), gpus=(NASTY,))
     gpu = GpuSample(
-        GpuInfo(GpuKey(NASTY, NASTY), NASTY, NASTY), "nvml", START, {}, lost=NASTY, pods=(PodRef(NASTY, NASTY),)
+        GpuInfo(GpuKey(NASTY, NASTY), NASTY, NASTY), "nvml", START, {}, lost="gpu_is_lost", pods=(PodRef(NASTY, NASTY),)
     )
     bad = replace(failure(target, START, NASTY), message=NASTY)
     said = inputs(

@@ -8,8 +8,8 @@ import pytest
 from msgspec.structs import replace
 
 from exporter import cycle as cycle_module
+from exporter.core.inputs import NodeInputs
 from exporter.core.model import Collector
-from exporter.core.node import FRESH_SECONDS
 from exporter.cycle import Cycle
 from exporter.kit import tasks
 from tests.exporter.build import NODE, sample, scrape, target
@@ -116,7 +116,7 @@ async def running(reader, gpus):
     cycles = []
 
     def start(engines=None, **more):
-        cycle = Cycle(NODE, FRESH_SECONDS, {"nvml": gpus, **more}, reader)
+        cycle = Cycle(NodeInputs(NODE), {"nvml": gpus, **more}, reader)
         cycles.append(cycle)
         cycle.start(engines or Engines(), lambda: (target(),))
         return cycle

@@ -69,8 +69,8 @@ async def test_without_a_file_there_are_two_healthy_gpus() -> None:
     one.start()
     await one.until(lambda: len(one.source.samples()) == 2)
     for sample in one.source.samples().values():
-        assert set(sample.values) == set(BY_NAME)
-        assert not sample.missing
+        assert set(sample.values) | set(sample.missing) == set(BY_NAME)
+        assert set(sample.missing.values()) == {"not_supported"}, "an H100 retires no pages"
         assert "H100" in sample.info.name
         assert state_of(sample) == "healthy"
     (collector,) = one.source.collectors()
@@ -92,6 +92,10 @@ async def test_the_file_is_read_again_when_it_changes(running: Running) -> None:
     await running.until(lambda: set(running.source.samples()) == {GpuKey("GPU-2")})
 
 
+#: Either of them tells of uncorrectable errors.
+COUNTS = ("ecc_uncorrected", "ecc_uncorrected_lifetime")
+
+
 @pytest.mark.parametrize(
     ("gpu", "state"),
     [
@@ -99,8 +103,9 @@ async def test_the_file_is_read_again_when_it_changes(running: Running) -> None:
         ({"xids": [79]}, "lost"),
         ({"values": {"recovery_action": 1}}, "unhealthy"),
         ({"values": {"remap_pending": 1}}, "degraded"),
-        ({"missing": {"ecc_uncorrected": "no_permission"}}, "unknown"),
-        ({"missing": {"ecc_uncorrected": "not_supported"}}, "healthy"),
+        ({"missing": dict.fromkeys(COUNTS, "no_permission")}, "unknown"),
+        ({"missing": dict.fromkeys(COUNTS, "not_supported")}, "unknown"),
+        ({"missing": dict.fromkeys((*COUNTS, "ecc_enabled"), "not_supported")}, "healthy"),
         ({"throttle": ["sw_power_cap"], "load": 1}, "healthy"),
     ],
     ids=str,

@@ -7,13 +7,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exporter import __main__ as program
+from exporter.core.drift import Standard
 from exporter.core.model import EngineTarget, PodRef
+from exporter.kit.config import ConfigError
 from exporter.settings import OPTIONS, Settings, read, telemetry_path, url
 
 
 def test_the_table_and_the_struct_name_the_same_options():
     fields = [option.name.replace(".", "_").replace("-", "_") for option in OPTIONS]
-    assert fields == list(Settings.__struct_fields__)
+    standard = [f"standard_{name}" for name in Standard.__struct_fields__]
+    assert [name for name in fields if name not in standard] == [
+        name for name in Settings.__struct_fields__ if name != "standard"
+    ]
+    assert set(standard) <= set(fields)
 
 
 def test_defaults():
@@ -30,6 +36,12 @@ def test_defaults():
         demo_file="",
         dcgm_url="",
         dcgm_interval=5.0,
+        kmsg_file="auto",
+        kubelet_socket="auto",
+        kubelet_interval=5.0,
+        kubelet_resources=(),
+        standard=Standard(),
+        state_file="",
         node="node-7",
         web_listen_address=("", 9480),
         web_telemetry_path="/metrics",
@@ -37,6 +49,22 @@ def test_defaults():
         log_level="info",
         log_format="logfmt",
     )
+
+
+def test_the_standard_and_the_places(tmp_path):
+    file = tmp_path / "plimsoll.yaml"
+    file.write_text(
+        "standard.driver-version: '570.133'\nstandard.ecc: on\nstandard.mig: off\nstandard.power-limit: 600\n"
+        "standard.clock-sm: 1980\nkmsg.file: off\n"
+        "kubelet.socket: /run/kubelet.sock\nkubelet.resources: [acme.com/gpu]\n"
+    )
+    settings = read([f"--config.file={file}"], {})
+    assert settings.standard == Standard("570.133", True, False, 600.0, 1980e6)
+    assert (settings.kmsg_file, settings.kubelet_socket) == ("off", "/run/kubelet.sock")
+    assert settings.kubelet_resources == ("acme.com/gpu",)
+    assert read(["--standard.power-limit=default"], {}).standard == Standard(power_limit="default")
+    with pytest.raises(ConfigError, match=r"flag --kmsg\.file: 'dev/kmsg' is no place; write auto, off or an absolute"):
+        read(["--kmsg.file=dev/kmsg"], {})
 
 
 @pytest.mark.parametrize(

@@ -79,8 +79,10 @@ class Program:
 
 
 def exporter(*arguments: str, gpu: str = "off", environ: Mapping[str, str] | None = None) -> Program:
+    """Of this machine's own kernel log and kubelet it hears only if the arguments say so."""
     ports = ("--web.listen-address", "127.0.0.1:0", "--feed.listen-address", "127.0.0.1:0")
-    return Program("exporter", *ports, "--gpu.source", gpu, "--node", "box", *arguments, environ=environ)
+    alone = ("--kmsg.file", "off", "--kubelet.socket", "off")
+    return Program("exporter", *ports, *alone, "--gpu.source", gpu, "--node", "box", *arguments, environ=environ)
 
 
 def scaler(*exporters: Program, arguments: tuple[str, ...] = ()) -> Program:
