@@ -3,11 +3,12 @@
 May not be in here: what a tool does beyond its arguments and its exit status.
 
 Exit status: 0 done; 1 the scaler cannot be asked or does not know the object; 2 wrong arguments;
-3 (explain) the scaler has no answer for KEDA, and the account says why.
+3 (explain) the scaler has no answer for KEDA, and the account says why. The doctor has its own (exporter/doctor).
 """
 
 import argparse
 import json
+import os
 import sys
 import urllib.error
 import urllib.parse
@@ -35,10 +36,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         from scaler.demo import main as demo  # noqa: PLC0415 -- see above
 
         return demo(arguments[1:])
+    if arguments[:1] == ["doctor"]:
+        # The exporter's own program, in this process's place: a driver library that crashes harms nobody else.
+        os.execv(sys.executable, [sys.executable, "-m", "exporter.doctor", *arguments[1:]])  # noqa: S606 -- no shell is wanted
     parser = argparse.ArgumentParser(prog="plimsoll", description="The load line for LLM serving on GPUs.")
     parser.add_argument("--version", action="version", version=f"plimsoll {VERSION}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     commands.add_parser("demo", help="play a story without GPU, cluster or network", add_help=False)
+    commands.add_parser("doctor", help="what this node can and cannot tell, and why, with the fix", add_help=False)
     asks = commands.add_parser("explain", help="why a ScaledObject gets the replicas it gets")
     asks.add_argument("object", metavar="NAMESPACE/NAME", help="the ScaledObject")
     asks.add_argument("--scaler", default=SCALER, metavar="URL", help=f"the scaler's web address (default: {SCALER})")
