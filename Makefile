@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: demo test check gen bench fuzz lock goldens tools clean
+.PHONY: demo test test-gpu check gen bench fuzz lock goldens tools clean
 
 ## make demo: the whole product on this machine, without GPU or cluster. ARGS="--scenario sick-gpu --duration 30"
 demo: $(VENV)/.run
@@ -13,6 +13,10 @@ demo: $(VENV)/.run
 ## make test: every test. ARGS="-k walk" picks some
 test: $(VENV)/.dev tools
 	$(BIN)/pytest $(ARGS)
+
+## make test-gpu: the NVML source against this machine's own driver; keeps what it saw in tests/fixtures/nvml. ARGS=DIRECTORY
+test-gpu: $(VENV)/.dev
+	@$(BIN)/python -m tests.gpu $(ARGS)
 
 ## make check: style, types, layers, generated code
 check: $(VENV)/.dev
@@ -36,7 +40,7 @@ fuzz: $(VENV)/.dev
 
 ## make goldens: accept what /metrics says now as the golden outputs
 goldens: $(VENV)/.dev
-	$(BIN)/pytest tests/exporter/test_golden.py --update-goldens
+	$(BIN)/pytest tests/exporter/test_golden.py tests/doctor --update-goldens
 
 ## make lock: the lock files again, from pyproject.toml
 lock: $(VENV)/.dev
