@@ -1,15 +1,17 @@
-"""Runs the benchmarks that are named, or all: `python -m bench [parser scrape freshness getmetrics]`."""
+"""Runs the benchmarks that are named, or all: `python -m bench [parser scrape freshness getmetrics mig xid]`."""
 
 import sys
 from collections.abc import Callable
 
-from bench import freshness, getmetrics, parser, scrape
+from bench import freshness, getmetrics, mig, parser, scrape, xid
 
 BENCHMARKS: dict[str, Callable[[], object]] = {
     "parser": parser.main,
     "scrape": scrape.main,
     "freshness": freshness.main,
     "getmetrics": getmetrics.main,
+    "mig": mig.main,
+    "xid": xid.main,
 }
 
 

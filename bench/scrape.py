@@ -43,39 +43,39 @@ async def _main() -> None:
         used, began = cpu_seconds(pid), time.monotonic()
         await asyncio.sleep(IDLE_SECONDS)
         share = (cpu_seconds(pid) - used) / (time.monotonic() - began)
-        series, size = await _size(session, url)
-        print(f"exposition: {series} series, {size} bytes")
+        series, length = await size(session, url)
+        print(f"exposition: {series} series, {length} bytes")
         print(f"CPU at default intervals, nobody scraping: {share * 100:.2f} % of a core over {IDLE_SECONDS:g} s")
         print(f"RSS: {rss_mib(pid):.1f} MiB")
 
-        print(distribution("scrape, all well", await _scrape(session, url)))
+        print(distribution("scrape, all well", await latencies(session, url)))
         nvml.set({f"gpu{i}.hang.nvmlDeviceGetPowerUsage": 30 for i in range(GPUS)})
-        print(distribution("scrape, NVML hangs for 30 s", await _scrape(session, url)))
+        print(distribution("scrape, NVML hangs for 30 s", await latencies(session, url)))
         nvml.clear(*(f"gpu{i}.hang.nvmlDeviceGetPowerUsage" for i in range(GPUS)))
         stuck.set()
-        print(distribution("scrape, an engine drips a byte a second", await _scrape(session, url)))
+        print(distribution("scrape, an engine drips a byte a second", await latencies(session, url)))
         print(f"RSS after {3 * SCRAPES} scrapes: {rss_mib(pid):.1f} MiB")
 
 
-async def _size(session: aiohttp.ClientSession, url: str) -> tuple[int, int]:
+async def size(session: aiohttp.ClientSession, url: str) -> tuple[int, int]:
     async with session.get(url) as response:
         body = await response.read()
     return sum(1 for line in body.splitlines() if not line.startswith(b"#")), len(body)
 
 
-async def _scrape(session: aiohttp.ClientSession, url: str) -> list[float]:
+async def latencies(session: aiohttp.ClientSession, url: str) -> list[float]:
     """Latencies of SCRAPES requests, sent on a fixed beat whether or not the one before was slow."""
-    began, latencies = time.monotonic(), []
+    began, seconds = time.monotonic(), []
 
     async def once(at: float) -> None:
         await asyncio.sleep(began + at - time.monotonic())
         sent = time.perf_counter()
         async with session.get(url) as response:
             await response.read()
-        latencies.append(time.perf_counter() - sent)
+        seconds.append(time.perf_counter() - sent)
 
     await asyncio.gather(*(once(i / PER_SECOND) for i in range(SCRAPES)))
-    return latencies
+    return seconds
 
 
 if __name__ == "__main__":
