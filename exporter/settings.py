@@ -86,6 +86,14 @@ def place(raw: Any) -> str:
     return text
 
 
+def kept_file(raw: Any) -> str:
+    """ "off" ("") or an absolute path. Raises ValueError."""
+    text = "" if raw is False or raw in ("", "off") else place(raw) if isinstance(raw, str) else "auto"
+    if text == "auto":
+        raise ValueError(f"{raw!r} is no file; write off or an absolute path")
+    return text
+
+
 # One option a row: a wrapped table cannot be scanned.
 # fmt: off
 OPTIONS: tuple[Option, ...] = (
@@ -109,7 +117,7 @@ OPTIONS: tuple[Option, ...] = (
     Option("standard.mig", drift.on_off, None, "whether MIG mode is to be on: on, off"),
     Option("standard.power-limit", drift.power_limit, None, "power limit that GPUs are to have: watts, or default (the board's own)"),
     Option("standard.clock-sm", drift.megahertz, None, "application clock that GPUs are to have, in MHz"),
-    Option("state.file", string, "", "file in which verdicts, Xid counts and the inventory outlive this program"),
+    Option("state.file", kept_file, "", "file in which verdicts, Xid counts and the inventory outlive this program; off (the default), or a path"),
     Option("node", string, "", "this node's name; else the environment's NODE_NAME, else the host name"),
     Option("web.listen-address", listen, ("", 9480), "where metrics, health and the status page are served"),
     Option("web.telemetry-path", telemetry_path, "/metrics", "path of the metrics page"),

@@ -76,7 +76,8 @@ def step(memory: BoardsMemory, inputs: NodeInputs, overflow: dict[str, int], now
     reading = inputs.kubelet if inputs.kubelet and now - inputs.kubelet.at <= FORGET_SECONDS else None
     heard = reading is not None and is_fresh(reading.at, "kubelet", now, inputs.fresh)
     holdings = devices.assign(reading, [gpu.info for gpu in merged]) if reading else None
-    merged = [_watched(_held(gpu, holdings), inputs, now) for gpu in merged]
+    numbers = {info.key.uuid: info.index for info in stock.boards}
+    merged = [_watched(_held(_numbered(gpu, numbers), holdings), inputs, now) for gpu in merged]
 
     events, unplaced = xid_places.resolve((*memory.unplaced, *inputs.xids), merged)
     counted, judged, witnesses = witness.sift(memory.witnesses, events)
@@ -110,9 +111,9 @@ def step(memory: BoardsMemory, inputs: NodeInputs, overflow: dict[str, int], now
         )
     if len(known) > MAX_KNOWN:
         known = dict(sorted(known.items(), key=lambda item: item[1].seen)[-MAX_KNOWN:])
-    numbers = _numbers(merged, reading if heard else None)
-    mismatch = drift.mismatch(memory.mismatch, reading if heard else None, numbers.get("driver"), now)
-    boards = Boards(merged, gpus, numbers, drift.of_node(mismatch, now))
+    counts = _numbers(merged, reading if heard else None)
+    mismatch = drift.mismatch(memory.mismatch, reading if heard else None, counts.get("driver"), now)
+    boards = Boards(merged, gpus, counts, drift.of_node(mismatch, now))
     return boards, BoardsMemory(known, stock, witnesses, unplaced, mismatch, loaded_at)
 
 
@@ -139,6 +140,15 @@ def _remembered(
         return now - one.seen > FORGET_SECONDS
 
     return {key: one for key, one in known.items() if not over(key, one)}
+
+
+def _numbered(gpu: MergedGpu, numbers: Mapping[str, str]) -> MergedGpu:
+    """The GPU with its index of the inventory.
+
+    Once one is gone the driver numbers the others anew; whoever was told "GPU 1" goes on meaning the same one.
+    """
+    index = numbers.get(gpu.info.key.uuid)
+    return gpu if index is None or index == gpu.info.index else replace(gpu, info=replace(gpu.info, index=index))
 
 
 def _held(gpu: MergedGpu, holdings: Mapping[GpuKey, devices.Holding] | None) -> MergedGpu:

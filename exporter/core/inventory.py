@@ -44,7 +44,9 @@ def take(
     present = tuple(sorted(seen))
     since = old.since if present == old.present else now
     if len(present) >= len(old.boards):
-        return Inventory(tuple(seen[key].info for key in present), present, since), ()
+        # While one is lost the driver may have numbered the others anew: they keep the index that they had.
+        before = {info.key: info for info in old.boards} if any(sample.lost for sample in seen.values()) else {}
+        return Inventory(tuple(before.get(key, seen[key].info) for key in present), present, since), ()
     if now - since < SETTLE_SECONDS:
         return Inventory(old.boards, present, since), ()
     slots = {sample.info.pci_bus_id for sample in seen.values()}

@@ -143,7 +143,7 @@ def shown(value: object) -> str:
 def string(raw: Any) -> str:
     if isinstance(raw, bool | int | float):
         return str(raw)
-    if not isinstance(raw, str):
+    if not isinstance(raw, str) or "\0" in raw:
         raise ValueError(f"{shown(raw)} is not text; write one value")
     return raw
 

@@ -40,6 +40,7 @@ class Program:
         parent = os.getpid()
         self._process = await asyncio.create_subprocess_exec(
             sys.executable,
+            "-P",  # nothing that lies in the current directory is a part of it
             "-m",
             self.module,
             *self._arguments,

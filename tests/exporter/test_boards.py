@@ -11,10 +11,10 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
-from exporter.core import boards, drift
+from exporter.core import boards, drift, join
 from exporter.core.boards import Boards, BoardsMemory
 from exporter.core.inputs import FRESH_SECONDS, LIMITS, NodeInputs
-from exporter.core.model import Allocation, GpuInfo, GpuKey, GpuSample, KubeletReading, PodRef, XidEvent
+from exporter.core.model import Allocation, EngineTarget, GpuInfo, GpuKey, GpuSample, KubeletReading, PodRef, XidEvent
 from tests.exporter.build import sample
 
 START = 10_000.0
@@ -86,6 +86,18 @@ def test_a_board_that_does_not_come_back_after_a_reboot_is_lost() -> None:
     assert made.gpus[A].verdict.state == "lost"
     assert made.gpus[A].verdict.reasons == (("gone_from_inventory", "reboot_node"),)
     assert made.gpus[B].verdict.state == "healthy"
+
+
+def test_a_board_keeps_its_index_when_another_is_gone() -> None:
+    """NVML numbers what is left anew; an engine that was declared on GPU 1 is still on the same one."""
+    well = [said(0, board(0, 0), board(1, 0))]
+    gone = replace(board(0, 5), values={}, lost="gone_from_inventory")
+    left = board(1, 5)
+    shifted = replace(left, info=replace(left.info, index="0"))
+    (_, after) = follow([*well, said(5, gone, shifted)])
+    assert {key: gpu.info.index for key, gpu in after.gpus.items()} == {A: "0", B: "1"}
+    for number, key in (("0", A), ("1", B)):
+        assert join.gpus_of(EngineTarget("http://10.0.0.9/metrics", gpus=(number,)), after.merged) == (key,)
 
 
 def test_a_run_that_begins_late_still_knows_what_is_latched() -> None:

@@ -149,6 +149,7 @@ def test_a_wedged_engine_counts_for_nothing_though_its_gpu_is_well():
 
 SICK = {"recovery_action": 1.0}
 HOT = {"throttle_reasons": float(0x40), "clock_sm": 990e6, "clock_sm_max": 1980e6, "utilization": 1.0}
+CAPPED = {**HOT, "throttle_reasons": float(0x4)}
 LOST = {"values": {}, "lost": "gpu_is_lost"}
 BLIND = {"values": {"power": 1.0}}
 
@@ -161,6 +162,8 @@ WORST = [
     ("one of which nothing is known", [{}, BLIND], "unknown", None),
     ("sick is worse than unknown, and 0 is certain", [BLIND, SICK], "unhealthy", 0.0),
     ("throttled", [{}, HOT], "healthy", 0.5),
+    ("capped by power: what it carried it carried on these clocks", [{}, CAPPED], "healthy", 1.0),
+    ("throttled and capped", [CAPPED, {**HOT, "throttle_reasons": float(0x44)}], "healthy", 0.5),
     ("unknown is worse than throttled", [HOT, BLIND], "unknown", None),
 ]
 

@@ -68,6 +68,24 @@ def test_the_standard_and_the_places(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("written", "read_as"),
+    [("/var/lib/plimsoll/state", "/var/lib/plimsoll/state"), ("off", ""), ("''", ""), ("false", "")],
+)
+def test_where_the_state_is_kept(tmp_path, written, read_as):
+    file = tmp_path / "plimsoll.yaml"
+    file.write_text(f"state.file: {written}\n")
+    assert read([f"--config.file={file}"], {}).state_file == read_as
+
+
+@pytest.mark.parametrize("written", ["auto", "true", "12", "state", '"/x\\0y"', "[a]"])
+def test_what_is_no_file_is_refused_by_name(tmp_path, written):
+    file = tmp_path / "plimsoll.yaml"
+    file.write_text(f"state.file: {written}\n")
+    with pytest.raises(ConfigError, match=r"key state\.file: .*; write "):
+        read([f"--config.file={file}"], {})
+
+
+@pytest.mark.parametrize(
     ("argv", "environ", "node"),
     [
         ([], {}, socket.gethostname()),
