@@ -14,7 +14,8 @@ demo: $(VENV)/.run
 test: $(VENV)/.dev tools
 	$(BIN)/pytest $(ARGS)
 
-## make test-gpu: the NVML source against this machine's own driver; keeps what it saw in tests/fixtures/nvml. ARGS=DIRECTORY
+## make test-gpu: the NVML source against this machine's own driver; if all is well, what it saw is kept in
+##   tests/fixtures/nvml, else left in build/gpu. ARGS="[--patience SECONDS] [DIRECTORY]"
 test-gpu: $(VENV)/.dev
 	@$(BIN)/python -m tests.gpu $(ARGS)
 

@@ -38,7 +38,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return demo(arguments[1:])
     if arguments[:1] == ["doctor"]:
         # The exporter's own program, in this process's place: a driver library that crashes harms nobody else.
-        os.execv(sys.executable, [sys.executable, "-m", "exporter.doctor", *arguments[1:]])  # noqa: S606 -- no shell is wanted
+        # -P: else -m takes code from the directory that it was started in before the program's own.
+        os.execv(sys.executable, [sys.executable, "-P", "-m", "exporter.doctor", *arguments[1:]])  # noqa: S606 -- no shell is wanted
     parser = argparse.ArgumentParser(prog="plimsoll", description="The load line for LLM serving on GPUs.")
     parser.add_argument("--version", action="version", version=f"plimsoll {VERSION}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")

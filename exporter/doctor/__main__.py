@@ -53,7 +53,11 @@ def _main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     from exporter.doctor.look import Look  # noqa: PLC0415 -- likewise
     from exporter.doctor.table import look_at  # noqa: PLC0415 -- likewise
 
-    values = settings.read(rest, environ)
+    try:
+        values = settings.read(rest, environ)
+    except ConfigError as error:
+        # The options are the exporter's; the program that was started is this one.
+        raise ConfigError(str(error).replace(f"{settings.PROGRAM} --help", f"{PROGRAM} --help")) from None
     logging.disable()  # what the sources would log is in the report
     look = Look(values, run(probe.run(values, own.timeout)), root, environ)
     found = report.Report(VERSION, values.node, look_at(look), tuple(as_rows(look)))
@@ -74,6 +78,7 @@ def _arguments(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument(
         "--root", default="/", metavar="DIR", help="where the node's /proc, /sys and /dev are (default: /)"
     )
+    parser.add_argument("--version", action="version", version=f"{PROGRAM} {VERSION}")
     own, rest = parser.parse_known_args(list(argv))
     if {"-h", "--help"} & set(rest):
         sys.stdout.write(parser.format_help() + "\n")  # the exporter's own follows
@@ -81,6 +86,9 @@ def _arguments(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         own.timeout = seconds(own.timeout)
     except ValueError as error:
         raise ConfigError(f"flag --timeout: {error}") from None
+    if not os.path.isdir(os.path.join(own.root, "proc")):
+        fix = "name the directory that has the node's proc, sys and dev"
+        raise ConfigError(f"flag --root: {own.root!r} has no directory proc; {fix}")
     return own, rest
 
 

@@ -67,10 +67,18 @@ def pci_gpus(root: Path) -> tuple[PciGpu, ...]:
     return tuple(gpus)
 
 
-def mapped(name: str) -> str:
-    """The file of the library of this name that this process has loaded, "" if it has not."""
-    found = re.search(rf"(/\S*/{re.escape(name)}\S*)$", text(Path("/proc/self/maps")) or "", re.MULTILINE)
-    return found[1] if found else ""
+def mapped(library: str) -> str:
+    """The file of a library that this process has loaded, "" if it has not.
+
+    library: the beginning of the file's name, or its path. Paths may hold spaces: proc(5), /proc/pid/maps, has the path
+    after five columns, followed by " (deleted)" where the file was replaced since.
+    """
+    path = os.path.realpath(library) if library.startswith("/") else ""
+    for line in (text(Path("/proc/self/maps")) or "").splitlines():
+        file = (line.split(maxsplit=5)[5:] or [""])[0].removesuffix(" (deleted)")
+        if file.startswith("/") and (file == path or (not path and os.path.basename(file).startswith(library))):
+            return file
+    return ""
 
 
 def in_container(root: Path, environ: Mapping[str, str]) -> bool:
@@ -91,6 +99,17 @@ def has_capability(root: Path, number: int) -> bool:
     """Whether this process has the capability of this number now."""
     found = re.search(r"^CapEff:\s*([0-9a-f]+)$", text(root / "proc/self/status") or "", re.MULTILINE)
     return bool(found and int(found[1], 16) >> number & 1)
+
+
+def free_bytes(directory: Path) -> int | None:
+    """Bytes that a user without privileges may still write there; None: the file system does not say."""
+    try:
+        said = os.statvfs(directory)
+    except OSError:
+        return None
+    if said.f_files and not said.f_favail:
+        return 0  # no file can be made
+    return said.f_bavail * said.f_frsize if said.f_blocks else None
 
 
 def boot_id(root: Path) -> str:

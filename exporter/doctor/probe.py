@@ -4,7 +4,6 @@ May not be in here: what is to be thought of it (checks/).
 """
 
 import asyncio
-import os
 import re
 import time
 from collections import Counter, deque
@@ -18,22 +17,13 @@ from exporter.core.findings import THRESHOLDS
 from exporter.core.inputs import NodeInputs
 from exporter.core.model import Collector, GpuKey, GpuSample, KubeletReading, Snapshot
 from exporter.cycle import Cycle, GpuSource
-from exporter.kit.fetch import Fetcher, FetchError
+from exporter.doctor import ports
+from exporter.doctor.ports import Port
+from exporter.kit.fetch import Fetcher
 from exporter.settings import Settings
 from exporter.sources.engines import EngineSource
 
-#: Seconds for a question to this machine itself: who listens on our port.
-_LOCAL_SECONDS = 2.0
 _BOARD = re.compile(r"nvml-\d+")
-
-
-class Port(NamedTuple):
-    """Whether an address can be listened on."""
-
-    option: str
-    place: str  # "host:port"
-    state: str  # "free" | "ours" (a Plimsoll exporter has it) | "taken"
-    cause: str = ""  # the operating system's word
 
 
 class Probe(NamedTuple):
@@ -62,7 +52,7 @@ async def run(settings: Settings, timeout: float) -> Probe:  # noqa: ASYNC109 --
     """
     began = time.monotonic()
     fetcher = Fetcher()
-    ports = [await _port(fetcher, settings, option) for option in ("web.listen-address", "feed.listen-address")]
+    found_ports = await ports.look(settings, fetcher)
     targets, gpus = app.engine_targets(settings), app.gpu_sources(settings, fetcher)
     # With its path given a source says why it cannot read; with "auto" it is silent.
     named = replace(
@@ -107,7 +97,7 @@ async def run(settings: Settings, timeout: float) -> Probe:  # noqa: ASYNC109 --
         kubelet=kubelet.reading() if kubelet else None,
         watching=bool(kernel_log and kernel_log.watching),
         targets=sorted({target.url for target in targets()}),
-        ports=ports,
+        ports=found_ports,
     )
     # Nothing is stopped: the process ends with the report, and a driver's call may hang for ever.
     await fetcher.close()
@@ -137,32 +127,3 @@ def _settled(snapshot: Snapshot, polls: Mapping[tuple[str, GpuKey], int], urls: 
         and all(name in index.values() for name, success in boards.items() if success)
         and urls <= snapshot.scrapes.keys()
     )
-
-
-async def _port(fetcher: Fetcher, settings: Settings, option: str) -> Port:
-    """Whether the address of this option can be had; if not, whether a Plimsoll exporter has it."""
-    host, port = settings.web_listen_address if option.startswith("web") else settings.feed_listen_address
-    place = f"{host}:{port}"
-    try:
-        async with asyncio.timeout(_LOCAL_SECONDS):
-            server = await asyncio.get_running_loop().create_server(asyncio.Protocol, host or None, port)
-    except TimeoutError:
-        return Port(option, place, "taken", "the host's name is not answered for")
-    except (OSError, UnicodeError) as error:
-        number = getattr(error, "errno", None) or 0  # a name that cannot be resolved has a negative one
-        cause = os.strerror(number) if number > 0 else str(error)
-        return Port(option, place, "ours" if await _is_ours(fetcher, settings) else "taken", cause)
-    server.close()
-    return Port(option, place, "free")
-
-
-async def _is_ours(fetcher: Fetcher, settings: Settings) -> bool:
-    """Whether a Plimsoll exporter answers at the web address: it has both ports."""
-    host, port = settings.web_listen_address
-    host = f"[{host}]" if ":" in host else host
-    url = f"http://{host or '127.0.0.1'}:{port}{settings.web_telemetry_path}"
-    try:
-        page = await fetcher.get(url, _LOCAL_SECONDS)
-    except FetchError:
-        return False
-    return b"\nplimsoll_build_info{" in page

@@ -1,5 +1,6 @@
 """Each check, row by row, on a node that is given: no process, no driver."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ from exporter import settings
 from exporter.core.model import Collector, GpuKey, GpuSample, KubeletReading
 from exporter.core.node import NodeMemory, step
 from exporter.doctor.look import Look
-from exporter.doctor.probe import Port, Probe
+from exporter.doctor.ports import Port
+from exporter.doctor.probe import Probe
 from exporter.doctor.table import CHECKS, look_at
 from tests.doctor.root import lay, pci
 from tests.exporter.build import START, inputs, sample
@@ -69,24 +71,57 @@ def having(**values: float) -> GpuSample:
     return replace(whole, values={**whole.values, **values})
 
 
+SHUT = Collector("nvml", False, 0.1, None, "NVML: Unknown Error; nvidia-smi must work here")
+
+
 @pytest.mark.parametrize(
-    ("environ", "status", "words"),
+    ("environ", "is_open", "status", "words"),
     [
-        ({}, "skipped", "not in a container"),
-        (POD, "ok", "CDI"),
-        ({**POD, "NVIDIA_VISIBLE_DEVICES": "all"}, "ok", "NVIDIA_VISIBLE_DEVICES=all"),
-        ({**POD, "NVIDIA_VISIBLE_DEVICES": "void"}, "fail", "was given no GPU"),
-        ({**POD, "NVIDIA_VISIBLE_DEVICES": ""}, "fail", "was given no GPU"),
-        ({**POD, "NVIDIA_VISIBLE_DEVICES": "0,1"}, "warn", "other GPUs of the node"),
-        ({"container": "x", "NVIDIA_VISIBLE_DEVICES": "all", "NVIDIA_DRIVER_CAPABILITIES": "compute"}, "fail",
+        ({}, True, "skipped", "not in a container"),
+        ({}, False, "skipped", "not in a container"),
+        (POD, True, "ok", "CDI"),
+        (POD, False, "ok", "CDI"),
+        ({**POD, "NVIDIA_VISIBLE_DEVICES": "all"}, True, "ok", "NVIDIA_VISIBLE_DEVICES=all"),
+        ({**POD, "NVIDIA_VISIBLE_DEVICES": "all"}, False, "ok", "NVIDIA_VISIBLE_DEVICES=all"),
+        # Where CDI brings the GPUs the runtime is told to bring none.
+        ({**POD, "NVIDIA_VISIBLE_DEVICES": "void"}, True, "ok", "NVIDIA_VISIBLE_DEVICES=void, and NVML is open"),
+        ({**POD, "NVIDIA_VISIBLE_DEVICES": "none"}, True, "ok", "NVML is open"),
+        ({**POD, "NVIDIA_VISIBLE_DEVICES": ""}, True, "ok", "NVML is open"),
+        ({**POD, "NVIDIA_VISIBLE_DEVICES": "void"}, False, "fail", "was given no GPU"),
+        ({**POD, "NVIDIA_VISIBLE_DEVICES": "none"}, False, "fail", "was given no GPU"),
+        ({**POD, "NVIDIA_VISIBLE_DEVICES": ""}, False, "fail", "was given no GPU"),
+        ({**POD, "NVIDIA_VISIBLE_DEVICES": "0,1"}, True, "warn", "other GPUs of the node"),
+        ({**POD, "NVIDIA_VISIBLE_DEVICES": "all", "NVIDIA_DRIVER_CAPABILITIES": "compute"}, True, "ok", "all"),
+        ({"container": "x", "NVIDIA_VISIBLE_DEVICES": "all", "NVIDIA_DRIVER_CAPABILITIES": "compute"}, False, "fail",
          "without utility"),
-        ({**POD, "NVIDIA_VISIBLE_DEVICES": "all", "NVIDIA_DRIVER_CAPABILITIES": "compute,utility"}, "ok", "all"),
+        ({**POD, "NVIDIA_VISIBLE_DEVICES": "void", "NVIDIA_DRIVER_CAPABILITIES": "compute"}, True, "ok", "open"),
+        ({**POD, "NVIDIA_VISIBLE_DEVICES": "all", "NVIDIA_DRIVER_CAPABILITIES": "compute,utility"}, True, "ok", "all"),
+        ({**POD, "NVIDIA_VISIBLE_DEVICES": "all", "NVIDIA_DRIVER_CAPABILITIES": "compute,utility"}, False, "ok", "all"),
     ],
 )  # fmt: skip
-def test_what_a_container_was_given(root: Path, environ: dict[str, str], status: str, words: str) -> None:
-    ((said, found),) = ask("driver.container", probe(sample(0), sample(1)), root, environ)
+def test_what_a_container_was_given(
+    root: Path, environ: dict[str, str], is_open: bool, status: str, words: str
+) -> None:
+    seen = probe(sample(0), sample(1)) if is_open else probe(collectors=(SHUT,))
+    ((said, found),) = ask("driver.container", seen, root, environ)
     assert said == status
     assert words in found
+
+
+@pytest.mark.parametrize("environ", [{}, POD])
+@pytest.mark.parametrize("library", ["", "/opt/my driver/nvml"])
+def test_an_open_nvml_has_a_library_wherever_it_is(root: Path, library: str, environ: dict[str, str]) -> None:
+    # This process has none loaded, so that its file is not to be seen.
+    ((said, found),) = ask("driver.library", probe(sample()), root, environ, "--nvml.library", library)
+    assert (said, found) == ("ok", library or "found by the loader")
+
+
+def test_a_library_that_is_not_there_is_never_told_of_without_a_word(root: Path) -> None:
+    mute = probe(collectors=(Collector("nvml", False, 0.1, None, ""),))
+    for environ in ({}, POD):
+        for library in ("", "/opt/nvml"):
+            ((said, found),) = ask("driver.library", mute, root / "none", environ, "--nvml.library", library)
+            assert (said, found) == ("fail", "NVML's library is not loaded")
 
 
 def test_gpus_on_the_bus_against_those_of_nvml(tmp_path: Path) -> None:
@@ -97,6 +132,10 @@ def test_gpus_on_the_bus_against_those_of_nvml(tmp_path: Path) -> None:
     assert ask("driver.gpus", two, three) == lost
     # A container that was given some of them cannot tell whether the others are well.
     assert ask("driver.gpus", two, three, {"NVIDIA_VISIBLE_DEVICES": "0,1"})[0][0] == "warn"
+    # Nor one of which the runtime has made device files for a part alone (CDI). On the node itself they are not gone.
+    assert ask("driver.gpus", two, lay(tmp_path / "d", gpus=3, without=["dev/nvidia2"]), POD)[0][0] == "warn"
+    assert ask("driver.gpus", two, lay(tmp_path / "e", gpus=3, without=["dev/nvidia2"]))[0][0] == "fail"
+    assert ask("driver.gpus", two, three, POD) == lost
     handed = lay(tmp_path / "c")
     pci(handed, "0000:41:00.0", driver="vfio-pci")
     assert ask("driver.gpus", two, handed) == [("ok", "2 by NVML, 2 on the PCI bus; 1 bound to vfio-pci")]
@@ -105,7 +144,7 @@ def test_gpus_on_the_bus_against_those_of_nvml(tmp_path: Path) -> None:
 
 def test_device_files_that_are_not_there(tmp_path: Path) -> None:
     two = probe(sample(0), sample(1))
-    shut = probe(collectors=(Collector("nvml", False, 0.1, None, "NVML: Unknown Error; nvidia-smi must work here"),))
+    shut = probe(collectors=(SHUT,))
     one = lay(tmp_path / "a", without=["dev/nvidia1"])
     none = lay(tmp_path / "b", without=["dev/nvidiactl", "dev/nvidia0", "dev/nvidia1"])
     assert ask("driver.devices", two, one) == [("warn", "/dev/nvidia1: not there; those GPUs are not seen")]
@@ -262,6 +301,30 @@ def test_what_the_exporter_needs(tmp_path: Path, root: Path) -> None:
     assert ask("exporter.memory", found, root) == [("warn", "the limit is 64 MiB")]
     assert ask("exporter.boot", found, root)[0][0] == "ok"
     assert ask("exporter.boot", found, tmp_path / "none")[0][0] == "warn"
+
+
+def test_a_state_file_must_be_a_file_or_nothing_and_its_directory_must_be_there(tmp_path: Path, root: Path) -> None:
+    file, beside = tmp_path / "state", tmp_path / "state.tmp"
+
+    def said(path: Path = file) -> tuple[str, str]:
+        (one,) = ask("exporter.state", probe(sample()), root, {}, "--state.file", str(path))
+        return one
+
+    assert said(tmp_path) == ("fail", f"{tmp_path} is a directory")
+    assert said(Path("/dev/null")) == ("fail", "/dev/null is a device, a socket or a pipe")
+    os.mkfifo(file)
+    assert said() == ("fail", f"{file} is a device, a socket or a pipe")
+    file.unlink()
+    file.symlink_to(tmp_path / "elsewhere")
+    assert said() == ("warn", f"{file} is a link: it would be replaced")
+    file.unlink()
+    beside.mkdir()
+    assert said() == ("fail", f"{beside} is a directory")
+    beside.rmdir()
+    beside.write_text("of a run that was killed")
+    file.write_text("")
+    assert said() == ("ok", f"{file} can be written")
+    assert said(file / "state") == ("fail", f"{file} is no directory")
 
 
 def test_a_check_that_crashes_is_a_failure_and_the_others_answer(root: Path) -> None:

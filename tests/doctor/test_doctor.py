@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from exporter.doctor.table import CHECKS
+from exporter.kit.version import VERSION
 from tests.doctor.root import lay
 from tests.nvml.fake import FakeNvml
 from tests.support.engines import FakeEngine, fixture
@@ -177,7 +178,8 @@ def test_a_part_that_is_refused_is_told_with_its_fix(node: Node) -> None:
     status, found, fix = run.one("gpus.parts", "GPU 0")
     assert status == "warn"
     assert "not known: sram (no_permission)" in found
-    assert "run the exporter as root" in fix
+    assert "CAP_SYS_ADMIN" in fix
+    assert "root" not in fix
     parts = run.said["gpus"][0]["parts"]
     assert parts["sram"] == {"known": False, "source": "none", "reason": "no_permission"}
     assert parts["memory_errors"] == {"known": True, "source": "nvml", "reason": ""}
@@ -199,6 +201,26 @@ def test_a_library_of_another_version_than_the_kernel_module_is_told_by_both(tmp
     assert "reboot" in fix
 
 
+@pytest.mark.parametrize("name", ["my driver/libnvidia-ml.so.1", "driver.so", "deep er/driver.so"])
+def test_a_library_with_a_space_in_its_path_or_a_name_of_its_own_is_found(node: Node, name: str) -> None:
+    library = node.directory / name
+    library.parent.mkdir(exist_ok=True)
+    library.write_bytes(Path(node.nvml.library).read_bytes())
+    run = node.run("--nvml.library", str(library))
+    assert run.code == 0
+    assert run.one("driver.library")[:2] == ("ok", str(library))
+    node.nvml.set({"init": "NO_PERMISSION"})
+    refused = node.run("--nvml.library", str(library))
+    assert refused.failed() == ["driver.nvml"]
+
+
+def test_a_container_to_which_cdi_gave_its_gpus_is_well(node: Node) -> None:
+    cdi = {"KUBERNETES_SERVICE_HOST": "x", "NVIDIA_VISIBLE_DEVICES": "void", "NVIDIA_DRIVER_CAPABILITIES": "compute"}
+    run = node.run(environ=cdi)
+    assert run.code == 0
+    assert run.one("driver.container")[0] == "ok"
+
+
 def test_a_driver_that_hangs_does_not_hang_the_doctor(node: Node) -> None:
     node.nvml.set({"hang.nvmlInitWithFlags": 30})
     run = node.run("--timeout", "1s", "--nvml.deadline", "20s")
@@ -218,7 +240,7 @@ def test_a_gpu_that_hangs_at_its_first_poll_is_told_by_the_call(node: Node) -> N
 
 def test_without_any_driver_the_fix_is_to_say_so(tmp_path: Path) -> None:
     node = Node(tmp_path)
-    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "proc").mkdir(parents=True)
     absent = ("--nvml.library", str(tmp_path / "none.so"), "--root", str(tmp_path / "empty"))
     run = node.run(*absent)
     assert run.code == 1
@@ -349,6 +371,33 @@ def test_a_port_that_something_else_has_fails_and_that_of_an_exporter_does_not(n
     assert beside.one("exporter.ports", "feed")[0] == "ok"
 
 
+def test_a_feed_port_that_something_else_has_fails_beside_an_exporter_too(node: Node, taken: int) -> None:
+    with exporter() as running:
+        eventually(lambda: metrics(running))
+        web = running.addresses["web"]
+        beside = node.run("--web.listen-address", web, "--feed.listen-address", f"127.0.0.1:{taken}")
+    assert beside.failed() == ["exporter.ports"]
+    assert beside.one("exporter.ports", "web")[0] == "ok"
+    assert beside.one("exporter.ports", "feed")[0] == "fail"
+
+
+#: A file system of 128 KiB of its own, full at its beginning: "$0" is where, the rest the program.
+FULL = 'mount -t tmpfs -o size=128k none "$0" && head -c 131072 /dev/zero > "$0/other"; exec "$@"'
+MAY_MOUNT = subprocess.run(["unshare", "-rm", "true"], check=False, capture_output=True).returncode == 0
+
+
+@pytest.mark.skipif(not MAY_MOUNT, reason="this machine lets no user mount a file system of their own")
+def test_a_state_file_on_a_full_disk_fails(node: Node) -> None:
+    disk = node.directory / "disk"
+    disk.mkdir()
+    program = ("unshare", "-rm", "sh", "-c", FULL, str(disk), sys.executable, "-m", "exporter.doctor")
+    run = node.run("--state.file", str(disk / "state"), program=program)
+    assert run.failed() == ["exporter.state"]
+    status, found, fix = run.one("exporter.state")
+    assert (status, found) == ("fail", f"{disk} has 0 bytes left")
+    assert "64 KiB" in fix
+
+
 def test_it_does_not_start_where_it_would_take_the_exporters_memory(node: Node) -> None:
     (node.root / "sys/fs/cgroup/memory.current").write_text(f"{100 << 20}\n")
     ran = node.text()
@@ -366,6 +415,11 @@ def test_it_does_not_start_where_it_would_take_the_exporters_memory(node: Node) 
         (["--timeout"], "command line: argument --timeout: expected one argument"),
         (["--nvml.intervall", "1s"], "did you mean --nvml.interval?"),
         (["--engines.file", "/nonexistent"], "/nonexistent"),
+        (["--root", "/nonexistent"], "flag --root: '/nonexistent' has no directory proc; name "),
+        (["--root", "/etc/passwd"], "has no directory proc"),
+        (["--root", ""], "has no directory proc"),
+        (["--xyzzy-42"], "see plimsoll doctor --help"),
+        (["xyzzy"], "see plimsoll doctor --help"),
     ],
 )
 def test_what_cannot_be_honoured_is_one_line_and_status_2(node: Node, arguments: list[str], words: str) -> None:
@@ -374,6 +428,12 @@ def test_what_cannot_be_honoured_is_one_line_and_status_2(node: Node, arguments:
     (line,) = ran.stderr.splitlines()
     assert line.startswith("plimsoll doctor: ")
     assert words in line
+    assert "plimsoll-exporter" not in line
+
+
+def test_its_version_is_told_under_its_own_name(node: Node) -> None:
+    ran = node.text("--version")
+    assert (ran.returncode, ran.stdout, ran.stderr) == (0, f"plimsoll doctor {VERSION}\n", "")
 
 
 def test_help_names_its_own_options_and_the_exporters(node: Node) -> None:

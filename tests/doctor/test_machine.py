@@ -1,11 +1,14 @@
 """What is read of the node's own files, case by case."""
 
+import _ctypes
+import ctypes
 from pathlib import Path
 
 import pytest
 
 from exporter.doctor import machine
 from tests.doctor.root import VERSION, VERSION_CLOSED, lay, pci, write
+from tests.nvml.fake import build
 
 MIB = 1 << 20
 
@@ -117,3 +120,26 @@ def test_a_container_is_known_by_its_marks(tmp_path: Path, environ: dict[str, st
 def test_a_library_is_known_by_the_file_that_this_process_has_mapped() -> None:
     assert Path(machine.mapped("libc.so")).name.startswith("libc.so")
     assert machine.mapped("libnobody-has-this.so") == ""
+
+
+@pytest.mark.parametrize("name", ["my driver/libnvidia-ml.so.1", "lib of mine.so", "libnvidia-ml.so.1"])
+def test_the_path_of_a_library_may_hold_spaces_and_it_may_have_any_name(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(build().read_bytes())
+    assert machine.mapped(str(path)) == ""
+    library = ctypes.CDLL(str(path))
+    try:
+        assert machine.mapped(str(path)) == str(path)
+        assert machine.mapped(f"{path.parent}/libnvidia") == ""
+        path.rename(path.with_name("moved"))
+        path.with_name("moved").unlink()
+        assert machine.mapped(str(path.with_name("moved"))) == str(path.with_name("moved"))  # an update has replaced it
+    finally:
+        _ctypes.dlclose(library._handle)
+
+
+def test_what_a_file_system_does_not_tell_of_its_room_is_not_taken_for_none(tmp_path: Path) -> None:
+    assert machine.free_bytes(tmp_path / "none") is None
+    assert machine.free_bytes(Path("/proc")) is None  # it has no blocks at all
+    assert machine.free_bytes(tmp_path)

@@ -5,6 +5,7 @@ tests/fixtures/nvml/README.md has the format. In a process of its own: `make tes
 
 import asyncio
 import json
+import queue
 import re
 import threading
 import time
@@ -20,7 +21,8 @@ from tests.gpu.tracer import Names, Tracer
 FORMAT = 1
 POLLS = 5
 INTERVAL = 0.5  # s
-#: So long the polls may take beyond their own time: a GPU without persistence mode takes seconds to wake.
+#: So long NVML may take to open, and the polls beyond their own time: a GPU without persistence mode takes seconds to
+#: wake.
 PATIENCE = 30.0  # s
 NO_GPU = (pynvml.NVML_ERROR_LIBRARY_NOT_FOUND, pynvml.NVML_ERROR_DRIVER_NOT_LOADED)
 
@@ -33,28 +35,52 @@ class Refused(Exception):
     """There is a driver, but NVML cannot be opened. str() says why."""
 
 
-def look() -> tuple[str, str]:
-    """NVML's version and the driver's. Raises NoGpu and Refused."""
+def look(patience: float = PATIENCE) -> tuple[str, str]:
+    """NVML's version and the driver's. Raises NoGpu and Refused, the latter too if that takes longer than `patience`.
+
+    A thread that hangs in the driver is left behind.
+    """
+    came: queue.Queue[tuple[str, str] | Exception] = queue.Queue()
+
+    def ask() -> None:
+        try:
+            came.put(_look())
+        except Exception as error:
+            came.put(error)
+
+    threading.Thread(target=ask, name="look", daemon=True).start()
+    try:
+        said = came.get(timeout=patience)
+    except queue.Empty:
+        fix = "look for Xid errors and hung tasks in the kernel log; nvidia-smi must work here"
+        raise Refused(f"NVML has not opened within {patience:g} s; {fix}") from None
+    if isinstance(said, Exception):
+        raise said
+    return said
+
+
+def _look() -> tuple[str, str]:
     try:
         pynvml.nvmlInit()
+        count = pynvml.nvmlDeviceGetCount()
     except pynvml.NVMLError as error:
         if error.value in NO_GPU:
             raise NoGpu(f"no NVIDIA driver here (libnvidia-ml.so.1: {error})") from None
         raise Refused(f"NVML cannot be opened ({error}); nvidia-smi must work here") from None
-    try:
-        if not pynvml.nvmlDeviceGetCount():
-            raise NoGpu("the NVIDIA driver has no GPU here")
-        return _text("nvmlSystemGetNVMLVersion"), _text("nvmlSystemGetDriverVersion")
-    finally:
-        pynvml.nvmlShutdown()
+    if not count:
+        raise NoGpu("the NVIDIA driver has no GPU here")
+    said = _text("nvmlSystemGetNVMLVersion"), _text("nvmlSystemGetDriverVersion")
+    pynvml.nvmlShutdown()
+    return said
 
 
-def capture(polls: int = POLLS, interval: float = INTERVAL) -> dict[str, Any]:
+def capture(polls: int = POLLS, interval: float = INTERVAL, patience: float = PATIENCE) -> dict[str, Any]:
     """All that the source saw in so many polls of each GPU. Raises NoGpu and Refused.
 
+    patience: seconds that NVML has to open, and that the polls may take beyond their own time.
     Only in a process in which exporter.sources was not imported yet.
     """
-    nvml, driver = look()
+    nvml, driver = look(patience)
     tracer = Tracer()
     tracer.install()
     from exporter.sources.nvml import NvmlSource
@@ -67,7 +93,7 @@ def capture(polls: int = POLLS, interval: float = INTERVAL) -> dict[str, Any]:
     seen: dict[Any, list[Any]] = {}  # GPU -> its samples, one a poll
     seconds: dict[str, list[float]] = {}
     began = time.monotonic()
-    while time.monotonic() - began < polls * interval + PATIENCE:
+    while time.monotonic() - began < polls * interval + patience:
         news.wait(interval)
         news.clear()
         for key, sample in source.samples().items():

@@ -85,14 +85,37 @@ def test_nothing_in_a_capture_names_a_board(path: Path) -> None:
 
 def test_the_lane_is_green_on_the_c_library(made: tuple[subprocess.CompletedProcess[str], Path]) -> None:
     ran, path = made
-    first, second, *rest = ran.stdout.splitlines()
+    first, *_, passed, last = ran.stdout.splitlines()
     assert re.fullmatch(
         r"test-gpu: 2 GPUs, driver [0-9.]+: \d+ calls, poll p99 \d+\.\d\d ms of \d+, slowest call nvml\w+ \d+\.\d\d ms",
         first,
     )
-    assert second == f"test-gpu: wrote {path}"
-    assert re.search(r"\b\d+ passed", rest[-1])
-    assert not re.search("skipped|failed", rest[-1])
+    assert last == f"test-gpu: wrote {path}"
+    assert re.search(r"\b\d+ passed", passed)
+    assert not re.search("skipped|failed", passed)
+
+
+def test_what_was_seen_of_a_sick_machine_is_not_kept_among_the_fixtures(tmp_path: Path) -> None:
+    nvml = FakeNvml(tmp_path, {"gpus": 1, "gpu0.temperature": 200})
+    kept = tmp_path / "kept"
+    ran = make(f"ARGS={kept}", environ=nvml.environ)
+    assert ran.returncode != 0
+    assert not kept.exists()
+    said = re.fullmatch(
+        r"test-gpu: not kept, since the lane failed: what was seen is in (.+)", ran.stdout.splitlines()[-1]
+    )
+    assert said, ran.stdout
+    left = Path(said[1])
+    assert replay.read(left)["samples"]
+    left.unlink()
+    left.parent.rmdir()
+
+
+def test_a_driver_that_hangs_is_a_failure_in_one_line_and_not_waited_for(tmp_path: Path) -> None:
+    nvml = FakeNvml(tmp_path, {"gpus": 1, "hang.nvmlInitWithFlags": 600})
+    ran = make(f"ARGS=--patience 0.3 {tmp_path}", environ=nvml.environ)
+    assert ran.returncode != 0
+    assert ran.stderr.startswith("test-gpu: NVML has not opened within 0.3 s; look for Xid errors ")
 
 
 def test_a_capture_holds_every_call_with_its_answers_and_times(made: tuple[Any, Path]) -> None:

@@ -1,9 +1,11 @@
 """The `plimsoll` command, end to end: argv -> a running scaler -> text and exit status."""
 
 import asyncio
+import subprocess
 import sys
 import types
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 from aiohttp import web
@@ -149,3 +151,14 @@ def test_demo_is_dispatched_with_its_arguments(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setitem(sys.modules, "scaler.demo", demo)
     assert cli.main(["demo", "--scenario", "burst"]) == 7
     assert seen == [["--scenario", "burst"]]
+
+
+def test_doctor_takes_no_code_from_the_directory_that_it_is_started_in(tmp_path: Path) -> None:
+    for package in ("exporter", "exporter/doctor"):
+        (tmp_path / package).mkdir()
+        (tmp_path / package / "__init__.py").write_text("print('evil')\n")
+    (tmp_path / "exporter/doctor/__main__.py").write_text("print('evil')\n")
+    # As the installed command starts: its own directory stands first on the path, not the current one.
+    command = [sys.executable, "-P", "-m", "scaler.cli", "doctor", "--version"]
+    ran = subprocess.run(command, check=False, cwd=tmp_path, capture_output=True, text=True, timeout=50)
+    assert (ran.returncode, ran.stdout, ran.stderr) == (0, f"plimsoll doctor {VERSION}\n", "")

@@ -16,15 +16,21 @@ NONE_HERE = "or start with --gpu.source=off if there is none here"
 _RUNTIME = "give the pod NVIDIA's runtime (runtimeClassName: nvidia) and NVIDIA_VISIBLE_DEVICES=all"
 
 
+def _loaded(look: Look) -> str:
+    """The file of NVML's library that this process has loaded, "" if it has not. The operator's may have any name."""
+    asked = look.settings.nvml_library
+    return machine.mapped(LIBRARY) or (machine.mapped(os.path.realpath(asked)) if asked else "")
+
+
 @no_nvml
 def library(look: Look) -> Iterator[Said]:
     """Is NVML's library found, and where?"""
-    path = machine.mapped(LIBRARY)
-    if path:
-        yield ok(path)
-        return
-    cause, fix = split(look.nvml.message)
-    if look.settings.nvml_library:
+    path = _loaded(look)
+    cause, fix = split(look.nvml.message or "NVML's library is not loaded")
+    if path or look.nvml.success:
+        # An open NVML has a library, whatever can be seen of it.
+        yield ok(path or look.settings.nvml_library or "found by the loader")
+    elif look.settings.nvml_library:
         yield fail(cause, fix)
     elif machine.in_container(look.root, look.environ):
         loaded = "the kernel module is loaded, the library is not in this container" * bool(look.module)
@@ -39,7 +45,7 @@ def nvml(look: Look) -> Iterator[Said]:
     boards = len(look.probe.boards())
     if look.nvml.success:
         yield ok(f"opened in {look.nvml.seconds * 1e3:.0f} ms: {boards} {'GPU' if boards == 1 else 'GPUs'}")
-    elif not machine.mapped(LIBRARY):
+    elif not _loaded(look):
         yield skipped("there is no library to open it with")
     elif not look.nvml.seconds:
         fix = "look for Xid errors and hung tasks in the kernel log; reset the GPU or restart the node"
@@ -51,7 +57,7 @@ def nvml(look: Look) -> Iterator[Said]:
 @no_nvml
 def version(look: Look) -> Iterator[Said]:
     """Are the library and the kernel module of one version?"""
-    file = re.search(r"\.so\.(\d+\.\d+(?:\.\d+)?)$", os.path.realpath(machine.mapped(LIBRARY)))
+    file = re.search(r"\.so\.(\d+\.\d+(?:\.\d+)?)$", os.path.realpath(_loaded(look)))
     ours = look.driver_version or (file[1] if file else "")
     if not look.module:
         if look.nvml.success:
@@ -106,15 +112,19 @@ def container(look: Look) -> Iterator[Said]:
     """In a container: was it given all GPUs, and the driver's utilities?"""
     visible = look.environ.get("NVIDIA_VISIBLE_DEVICES")
     can = look.environ.get("NVIDIA_DRIVER_CAPABILITIES", "utility").split(",")
+    none = visible in ("", "none", "void")
     if not machine.in_container(look.root, look.environ):
         yield skipped("not in a container")
-    elif visible in ("", "none", "void"):
-        yield fail(f"NVIDIA_VISIBLE_DEVICES={visible}: this container was given no GPU", "set it to all")
-    elif visible is not None and not {"utility", "all"} & set(can):
-        found = f"NVIDIA_DRIVER_CAPABILITIES={','.join(can)}: without utility there is no NVML"
-        yield fail(found, "set NVIDIA_DRIVER_CAPABILITIES=utility")
     elif visible is None:
         yield ok("NVIDIA_VISIBLE_DEVICES is not set: GPUs come by CDI or mounts, if at all")
+    elif none and look.nvml.success:
+        # "void" is what NVIDIA's device plugin and container toolkit set where CDI is what brings the GPUs.
+        yield ok(f"NVIDIA_VISIBLE_DEVICES={visible}, and NVML is open: GPUs come by CDI or mounts")
+    elif none:
+        yield fail(f"NVIDIA_VISIBLE_DEVICES={visible}: this container was given no GPU", "set it to all")
+    elif not look.nvml.success and not {"utility", "all"} & set(can):
+        found = f"NVIDIA_DRIVER_CAPABILITIES={','.join(can)}: without utility there is no NVML"
+        yield fail(found, "set NVIDIA_DRIVER_CAPABILITIES=utility")
     elif visible != "all":
         yield warn(f"NVIDIA_VISIBLE_DEVICES={visible}: other GPUs of the node are not seen", "set it to all")
     else:
@@ -140,10 +150,18 @@ def gpus(look: Look) -> Iterator[Said]:
         yield skipped(f"NVML has {count}; the PCI bus is not to be seen here")
     elif len(expected) > count:
         found = f"NVML has {count}, the PCI bus {len(expected)}: {', '.join(gone) or 'one'} is missing"
-        if look.environ.get("NVIDIA_VISIBLE_DEVICES", "all") != "all":
+        if look.environ.get("NVIDIA_VISIBLE_DEVICES", "all") != "all" or _not_given(look, gone):
             yield warn(found + note, "set NVIDIA_VISIBLE_DEVICES=all: this container was given a part of them")
         else:
             fix = "look for Xid 79 in the kernel log; drain the node and power-cycle it"
             yield fail(found + note, fix)
     else:
         yield ok(f"{count} by NVML, {len(expected)} on the PCI bus{note}")
+
+
+def _not_given(look: Look, addresses: list[str]) -> bool:
+    """Whether the GPUs at these addresses are kept from this container: it has none of their device files."""
+    minors = machine.bound_gpus(look.root)
+    files = [look.root / f"dev/nvidia{minors[address]}" for address in addresses if minors.get(address)]
+    hidden = bool(files) and len(files) == len(addresses) and not any(file.exists() for file in files)
+    return hidden and machine.in_container(look.root, look.environ)

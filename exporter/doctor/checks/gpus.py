@@ -20,7 +20,7 @@ _SICK = "look for Xid errors in the kernel log; reset the GPU or restart the nod
 _WITNESSES = {"kmsg": "the kernel log", "both": "nvml, by dcgm"}
 #: Why a part cannot be told -> the fix.
 _FIXES: Mapping[str, str] = {
-    "no_permission": "run the exporter as root: the driver refuses this to other users",
+    "no_permission": "none: the driver asks for CAP_SYS_ADMIN, which the exporter does without by default",
     "not_supported": "a newer driver may tell it",
     "not_supported_in_mig": "none: the driver does not tell it while MIG is on",
     "blank": "update the driver or dcgm-exporter: it tells a number that means nothing",
@@ -57,15 +57,19 @@ def _told(part: Part, gpu: Gpu) -> Told:
     known = part.name not in gpu.verdict.unknown
     whole = next((way for way in part.ways if way <= gpu.readings.keys()), None)
     if whole and known:
-        who = sorted({gpu.sources.get(signal, "none") for signal in whole})
-        return Told(True, who[0] if len(who) == 1 else "both")
-    if whole:
-        # It was read, and does not count: it says 0, where that says nothing, or it is too old.
-        return Told(False, "none", "nobody" if part.above_zero else "stale")
+        who = {gpu.sources.get(signal, "none") for signal in whole}
+        return Told(True, who.pop() if len(who) == 1 else "both")
+    return Told(known, "none", "not_supported" if known else _why(part, gpu, was_read=whole is not None))
+
+
+def _why(part: Part, gpu: Gpu, was_read: bool) -> str:
+    """Why a part is not known."""
+    if was_read:
+        # And does not count: it says 0, where that says nothing, or it is too old.
+        return "nobody" if part.above_zero else "stale"
     lacking = sorted(signal for way in part.ways for signal in way - gpu.readings.keys())
     reasons = [gpu.missing.get(signal, "nobody") for signal in lacking]
-    reasons.sort(key=lambda reason: reason.startswith("not_supported"))  # what can be mended goes first
-    return Told(known, "none", "not_supported" if known else reasons[0])
+    return min(reasons, key=lambda reason: reason.startswith("not_supported"))  # what can be mended goes first
 
 
 def as_rows(look: Look) -> Iterator[dict[str, Any]]:
@@ -104,6 +108,12 @@ def _none(look: Look) -> Said:
 
 def verdict(look: Look) -> Iterator[Said]:
     """Is there a verdict on every GPU, and what is it?"""
+    said = [*_judged(look), *_silent(look)]
+    yield from said or [_none(look)]
+
+
+def _judged(look: Look) -> Iterator[Said]:
+    """The GPUs that are seen, MIG instances where they differ from their boards."""
     states: dict[GpuKey, str] = {}
     for gpu in look.probe.snapshot.gpus:
         key, state = gpu.info.key, gpu.verdict.state
@@ -122,14 +132,17 @@ def verdict(look: Look) -> Iterator[Said]:
             yield fail(found, "see gpus.parts: what makes it healthy has to be known", subject)
         else:
             yield fail(found, fix, subject)
+
+
+def _silent(look: Look) -> Iterator[Said]:
+    """The boards that NVML counts and nobody has read."""
     seen = {gpu.info.index for gpu in look.probe.snapshot.gpus}
-    silent = [each for each in look.probe.boards() if each.name.removeprefix("nvml-") not in seen]
-    for board in silent:
-        cause, fix = split(board.message) if board.message else (f"no answer in {look.probe.seconds:.0f} s", _SICK)
-        # Who it is stands before the colon.
-        yield fail(cause.split(": ", 1)[-1], fix, f"GPU {board.name.removeprefix('nvml-')}")
-    if not seen and not silent:
-        yield _none(look)
+    for board in look.probe.boards():
+        index = board.name.removeprefix("nvml-")
+        if index not in seen:
+            cause, fix = split(board.message) if board.message else (f"no answer in {look.probe.seconds:.0f} s", _SICK)
+            # Who it is stands before the colon.
+            yield fail(cause.split(": ", 1)[-1], fix, f"GPU {index}")
 
 
 @_of_boards
