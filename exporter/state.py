@@ -3,9 +3,13 @@
 May not be in here: what any of it means (core/boards.py).
 
 The times in it are of the monotonic clock, which starts anew with the machine, and after a reboot every GPU was reset:
-so of a file from another boot the inventory alone counts. A file that cannot be trusted (another version of this
-program, cut, altered, no regular file) is told in one line, and nothing is remembered. The file is never waited for:
-it is written by a thread of its own, and replaced in one step, so that a crash leaves the old one.
+so of a file from another boot the inventory alone counts. A file of ours that cannot be trusted (another version of
+this program, cut, altered) is told in one line, and nothing is remembered. Whatever is not a file of ours is told as
+well, and left as it is: nothing is kept then.
+
+It is read once, before anything is served, and no more than MAX_BYTES of a regular file. From then on the disk is never
+waited for: a thread of its own writes a file beside it and puts that in its place in one step, so that a crash leaves
+the old one, and of two programs that keep one file the last to write wins.
 """
 
 import contextlib
@@ -13,10 +17,12 @@ import errno
 import logging
 import os
 import stat
+import tempfile
 import threading
 import time
 import zlib
 from collections.abc import Callable
+from itertools import islice
 from typing import Any
 
 import msgspec
@@ -36,11 +42,17 @@ SAVE_SECONDS = 10.0
 REFRESH_SECONDS = 300.0
 #: Seconds for which close() waits for the disk.
 CLOSE_SECONDS = 2.0
+#: What is being written has this name and some letters, so that two programs do not write one file. What is older than
+#: these seconds was left by a program that was killed; so many names of a directory are looked at for it.
+BESIDE = ".plimsoll-state-"
+LEFT_SECONDS = 60.0
+_MAX_NAMES = 10_000
 
 #: The file is this, the CRC-32 of the rest in four bytes, the rest.
 _MAGIC = b"plimsoll"
 _HEAD = len(_MAGIC) + 4
 _FIX = "check the volume that --state.file is on; without it a restart forgets what is latched"
+_FIX_PLACE = "name a file of its own with --state.file, or remove what is there"
 
 
 class State(Struct, frozen=True):
@@ -77,8 +89,12 @@ _decode = msgspec.msgpack.Decoder(State).decode
 _decode_about = msgspec.msgpack.Decoder(_About).decode
 
 
+class NotOurs(Exception):
+    """What lies where the file would is not ours, and is not replaced: why."""
+
+
 class _Unusable(Exception):
-    """A file that nothing is taken from: why."""
+    """A file of ours that nothing is taken from: why."""
 
 
 def boot_id(path: str = BOOT_ID) -> str:
@@ -92,37 +108,24 @@ def boot_id(path: str = BOOT_ID) -> str:
 
 def load(path: str, boot: str, now: float) -> BoardsMemory | None:
     """What the file at `path` says in the boot `boot` at `now` (monotonic seconds). None: nothing; why is logged."""
-    try:
-        state = _state(_content(path))
-    except FileNotFoundError:
-        return None  # the first start
-    except (OSError, _Unusable) as error:
-        text = error.strerror if isinstance(error, OSError) else error
-        log.warning("%s: %s; nothing is remembered of the last run, and the file is written anew", path, text)
-        return None
-    if state.boot_id == boot and state.at <= now:
-        return state.boards
-    since = "the clock was set back" if state.boot_id == boot else "this machine was booted"
-    log.info("%s: written before %s; of it the inventory of GPUs is remembered", path, since)
-    return BoardsMemory(inventory=Inventory(boards=state.boards.inventory.boards))
+    return _load(path, boot, now)[0]
 
 
 def save(path: str, state: State) -> None:
-    """Replace the file at `path`, or leave it as it is. Raises OSError."""
+    """Replace the file at `path`, or leave it as it is. A link is not followed. Raises OSError, NotOurs."""
     payload = _encode(state)
     if _HEAD + len(payload) > MAX_BYTES:
         raise OSError(errno.EFBIG, f"the state has {len(payload)} bytes, more than {MAX_BYTES} are not kept")
-    beside = f"{path}.tmp"
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(beside)  # of a run that was killed; a link that somebody laid there is not followed
-    file = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    file, beside = tempfile.mkstemp(prefix=BESIDE, dir=os.path.dirname(path) or ".")
     try:
         with open(file, "wb") as out:
             out.write(_MAGIC + zlib.crc32(payload).to_bytes(4, "big") + payload)
             out.flush()
             os.fsync(out.fileno())
+        with contextlib.suppress(FileNotFoundError):
+            _check(path)  # now, since it may have come after the start
         os.replace(beside, path)
-    except OSError:
+    except BaseException:
         with contextlib.suppress(OSError):
             os.unlink(beside)
         raise
@@ -140,24 +143,74 @@ def _kept(memory: BoardsMemory) -> tuple[object, ...]:
     return verdicts, memory.inventory.boards
 
 
-def _content(path: str) -> bytes:
-    """Raises OSError, _Unusable."""
-    # O_NONBLOCK: opening a FIFO would wait for its writer.
-    file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+def _load(path: str, boot: str, now: float) -> tuple[BoardsMemory | None, str]:
+    """(what is remembered, where the file is to be kept: `path` or what it is a link to; "" is nowhere)."""
+    try:
+        place = os.path.realpath(path)
+        _check(place)
+        state = _state(_content(place))
+    except FileNotFoundError:
+        return None, place  # the first start
+    except _Unusable as error:
+        log.warning("%s: %s; nothing is remembered of the last run, and the file is written anew", path, error)
+        return None, place
+    except (NotOurs, OSError, ValueError) as error:  # ValueError: a NUL in the path
+        text = error.strerror if isinstance(error, OSError) else error
+        shown = path if path.isprintable() else ascii(path)
+        log.warning("%s: %s; it is left as it is, and nothing is kept over a restart; %s", shown, text, _FIX_PLACE)
+        return None, ""
+    if state.boot_id == boot and state.at <= now:
+        return state.boards, place
+    since = "the clock was set back" if state.boot_id == boot else "this machine was booted"
+    log.info("%s: written before %s; of it the inventory of GPUs is remembered", path, since)
+    return BoardsMemory(inventory=Inventory(boards=state.boards.inventory.boards)), place
+
+
+def _check(place: str) -> None:
+    """Raises NotOurs unless a file of ours or an empty one lies there, and OSError: FileNotFoundError if nothing does.
+
+    A link is not followed, and only a regular file is opened: of a device even that may have an effect.
+    """
+    found = os.lstat(place)
+    if not stat.S_ISREG(found.st_mode):
+        raise NotOurs("not a regular file")
+    if found.st_size and _read(place, len(_MAGIC)) != _MAGIC:
+        raise NotOurs("not a state file")
+
+
+def _read(place: str, size: int) -> bytes:
+    """The first bytes of a regular file. Raises OSError, NotOurs."""
+    # O_NONBLOCK: it may have become a FIFO since it was looked at, and opening that would wait for its writer.
+    file = os.open(place, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_NOFOLLOW | os.O_CLOEXEC)
     with open(file, "rb") as source:
         if not stat.S_ISREG(os.fstat(file).st_mode):
-            raise _Unusable("not a regular file")
-        content = source.read(MAX_BYTES + 1)
+            raise NotOurs("not a regular file")
+        return source.read(size)
+
+
+def _content(place: str) -> bytes:
+    """Raises OSError, NotOurs, _Unusable."""
+    content = _read(place, MAX_BYTES + 1)
     if len(content) > MAX_BYTES:
         raise _Unusable(f"more than {MAX_BYTES} bytes")
     return content
+
+
+def _sweep(directory: str) -> None:
+    """Remove what programs that were killed have left beside the file."""
+    with contextlib.suppress(OSError), os.scandir(directory) as names:
+        for one in islice(names, _MAX_NAMES):
+            if one.name.startswith(BESIDE) and one.is_file(follow_symlinks=False):
+                old = time.time() - one.stat(follow_symlinks=False).st_mtime
+                if old > LEFT_SECONDS:
+                    os.unlink(one.path)
 
 
 def _state(content: bytes) -> State:
     """Raises _Unusable."""
     payload = content[_HEAD:]
     if content[: len(_MAGIC)] != _MAGIC or zlib.crc32(payload).to_bytes(4, "big") != content[len(_MAGIC) : _HEAD]:
-        raise _Unusable("not a state file, or damaged")
+        raise _Unusable("damaged")
     try:
         about = _decode_about(payload)
         if about.version != VERSION:
@@ -180,6 +233,7 @@ class Keeper:
     ) -> None:
         """boot: boot_id(). Times are seconds: SAVE_SECONDS, REFRESH_SECONDS."""
         self._path = path
+        self._place = ""  # where it is kept; "" is nowhere
         self._boot = boot
         self._interval = interval
         self._refresh = refresh
@@ -193,15 +247,20 @@ class Keeper:
         """What an earlier run left; None: nothing."""
         if self._path and not self._boot:
             log.warning("%s: not used, since %s is not readable and a reboot could not be noticed", self._path, BOOT_ID)
-            self._path = ""
-        found = load(self._path, self._boot, now) if self._path else None
+            return None
+        if not self._path:
+            return None
+        # What a link leads to now is what is kept, wherever it leads later.
+        found, self._place = _load(self._path, self._boot, now)
+        if self._place:
+            _sweep(os.path.dirname(self._place))
         self._saved = self._newest = found or BoardsMemory()
         return found
 
     def offer(self, memory: BoardsMemory) -> None:
         """Take note of what is to be kept; it is written when it is due, by a thread."""
         self._newest = memory
-        if not self._path or (self._thread is not None and self._thread.is_alive()):
+        if not self._place or (self._thread is not None and self._thread.is_alive()):
             return
         since = self._clock() - self._tried
         if since >= self._interval and (since >= self._refresh or worth_saving(self._saved, memory)):
@@ -211,7 +270,7 @@ class Keeper:
         """Write what was offered last. Returns within twice CLOSE_SECONDS, whatever the disk does."""
         if self._thread is not None:
             self._thread.join(CLOSE_SECONDS)
-        if self._path and self._newest != self._saved and not (self._thread and self._thread.is_alive()):
+        if self._place and self._newest != self._saved and not (self._thread and self._thread.is_alive()):
             self._start().join(CLOSE_SECONDS)
 
     def _start(self) -> threading.Thread:
@@ -224,9 +283,10 @@ class Keeper:
         # An Xid of the kernel log that waits for its GPU is read again there, with its number.
         waiting = tuple(event for event in memory.unplaced if event.source != "kmsg")
         try:
-            save(self._path, State(VERSION, self._boot, at, replace(memory, unplaced=waiting)))
-        except OSError as error:
-            complaint = f"{self._path}: not written ({error.strerror or error}); {_FIX}"
+            save(self._place, State(VERSION, self._boot, at, replace(memory, unplaced=waiting)))
+        except (OSError, NotOurs) as error:
+            cause, fix = (error, _FIX_PLACE) if isinstance(error, NotOurs) else (error.strerror or error, _FIX)
+            complaint = f"{self._path}: not written ({cause}); {fix}"
             if complaint != self._complaint:
                 log.warning(complaint)
         else:

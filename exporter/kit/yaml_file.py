@@ -3,7 +3,9 @@
 May not be in here: what any file means. Imported only where a file is given: PyYAML is 3 MB of RSS.
 """
 
-from pathlib import Path
+import errno
+import os
+import stat
 from typing import Any
 
 import yaml
@@ -46,14 +48,14 @@ def load(path: str, option: str, form: str) -> Any:
     option: the flag that named the file. form: what is to be written, as "YAML with one option a line".
     """
     try:
-        content = Path(path).read_bytes()
+        content, size = _read(path)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         cause = getattr(error, "strerror", None) or error
         raise ConfigError(
             f"file {path if path.isprintable() else ascii(path)}: cannot be read ({cause}); check --{option}"
         ) from None
-    if len(content) > LARGEST:
-        raise ConfigError(f"file {path}: has {len(content)} bytes, {LARGEST} are allowed; check --{option}")
+    if size > LARGEST:
+        raise ConfigError(f"file {path}: has {size} bytes, {LARGEST} are allowed; check --{option}")
     try:
         return yaml.load(content, _Loader)  # noqa: S506 -- a SafeLoader
     except Exception as error:  # PyYAML raises almost anything on values that do not fit their tag
@@ -61,6 +63,28 @@ def load(path: str, option: str, form: str) -> Any:
         where = f" line {mark.line + 1} column {mark.column + 1}:" if mark else ""
         what = getattr(error, "problem", None) or "it is not YAML text"
         raise ConfigError(f"file {path}:{where} {what}; write {form}") from None
+
+
+def _read(path: str) -> tuple[bytes, int]:
+    """(content, bytes that it has): one more than LARGEST is read at most. Raises OSError, ValueError.
+
+    A link is followed: Kubernetes mounts a ConfigMap's keys as such. A FIFO or a device never ends, or never begins.
+    """
+    _regular(os.stat(path))  # before it is opened: of a device even that may have an effect
+    file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    with open(file, "rb") as source:
+        found = os.fstat(file)
+        _regular(found)  # it may be another one by now
+        content = source.read(LARGEST + 1)
+    return content, max(found.st_size, len(content))
+
+
+def _regular(found: os.stat_result) -> None:
+    """Raises OSError if it is not a regular file."""
+    if stat.S_ISDIR(found.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    if not stat.S_ISREG(found.st_mode):
+        raise OSError(errno.EINVAL, "not a regular file")
 
 
 def _is_utf8(text: object) -> bool:

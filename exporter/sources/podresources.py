@@ -15,7 +15,8 @@ import logging
 import os
 import stat
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from typing import TypeVar
 
 import grpc
 import grpc.aio
@@ -24,7 +25,7 @@ from google.protobuf.message import DecodeError
 from exporter.core.model import Collector, KubeletReading
 from exporter.kit.tasks import crash_message, keep_running
 from exporter.pb import podresources_pb2 as pb
-from exporter.sources.podresources_answers import MAX_DEVICES, MAX_NAME, allocations, offers
+from exporter.sources.podresources_answers import MAX_DEVICES, MAX_NAME, TooLarge, allocations, offers
 
 log = logging.getLogger(__name__)
 
@@ -38,9 +39,12 @@ STALE_SECONDS = 3 * ALLOCATABLE_SECONDS
 #: Seconds between two looks for a socket that nobody said has to be there.
 LOOK_SECONDS = 30.0
 
+#: Of an answer. A node with 250 pods gives some hundred kB.
+MAX_BYTES = 4 << 20
+
 _SERVICE = pb.DESCRIPTOR.services_by_name["PodResourcesLister"].full_name
 _OPTIONS = (
-    ("grpc.max_receive_message_length", 16 << 20),  # what Kubernetes' own client takes
+    ("grpc.max_receive_message_length", MAX_BYTES),
     ("grpc.initial_reconnect_backoff_ms", 200),
     ("grpc.max_reconnect_backoff_ms", 2_000),
     ("grpc.enable_http_proxy", 0),
@@ -54,16 +58,25 @@ _ACCESS = (
 _FIXES: dict[grpc.StatusCode, str] = {
     grpc.StatusCode.UNAVAILABLE: f"check that the kubelet runs, {_ACCESS}",
     grpc.StatusCode.DEADLINE_EXCEEDED: "the kubelet hangs or is overloaded; see its log",
-    grpc.StatusCode.RESOURCE_EXHAUSTED: "the kubelet is asked too often on this node, or its answer is above 16 MiB",
+    grpc.StatusCode.RESOURCE_EXHAUSTED: "the kubelet is asked too often on this node, or its answer is above 4 MiB",
     grpc.StatusCode.UNIMPLEMENTED: "it speaks no PodResources v1; check --kubelet.socket (Kubernetes 1.20 or newer)",
 }
 #: What a kubelet without GetAllocatableResources says: before 1.21, and with its feature gate off (a plain Go error).
-_REFUSALS = (grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.UNKNOWN)
+_REFUSALS = (grpc.StatusCode.UNIMPLEMENTED.name, grpc.StatusCode.UNKNOWN.name)
 _LIMITS = f"at most {MAX_DEVICES} count, with names of up to {MAX_NAME} characters"
 
 
+T = TypeVar("T")
+
+_FIX_PEER = "check --kubelet.socket"
+
+
 class _Failed(Exception):
-    """str() is the cause and the fix; the place is the socket."""
+    """`kind` is said once, however the details differ. str() is the cause and the fix; the place is the socket."""
+
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(message)
+        self.kind = kind
 
 
 class KubeletSource:
@@ -83,7 +96,8 @@ class KubeletSource:
         self._allocatable: tuple[tuple[str, str], ...] | None = None
         self._allocatable_at = 0.0  # when that was said; monotonic seconds
         self._allocatable_due = 0.0  # when it is to be asked again
-        self._complaint = ""  # why that is not known
+        self._complaint = ""  # the kind of reason why that is not known
+        self._told: set[str] = set()  # kinds of failures, since it answered last
         self._left_out = 0  # devices of the last answer
         self._looked = False
         self._state: Collector | None = None
@@ -116,7 +130,7 @@ class KubeletSource:
     async def _run(self) -> None:
         while True:
             began = time.monotonic()
-            message = ""
+            message = kind = ""
             try:
                 made = self._find()
                 if made is None:
@@ -126,12 +140,13 @@ class KubeletSource:
                     await self._connect(made)
                 await self._ask(began)
             except _Failed as error:
-                message = f"{self._socket}: {error}"
-            known = self._state.message if self._state else None
-            if message and message != known:
+                message, kind = f"{self._socket}: {error}", error.kind
+            if message and kind not in self._told:
                 log.warning("kubelet fails: %s", message)
-            elif known != "" and not message:
+                self._told.add(kind)
+            elif not message and (self._state is None or self._state.message):
                 log.info("kubelet answers: %s", self._socket)
+                self._told.clear()
             now = time.monotonic()
             self._tell(now - began, message)
             await asyncio.sleep(max(0.0, began + self._interval - now))
@@ -155,9 +170,9 @@ class KubeletSource:
                     log.info("kubelet: no socket %s: which pod has which GPU is not known from it", self._socket)
                 self._looked = True
                 return None
-            raise _Failed(f"{error.strerror}; {_ACCESS}") from None
+            raise _Failed(f"{error.errno}", f"{error.strerror}; {_ACCESS}") from None
         if not stat.S_ISSOCK(found.st_mode):
-            raise _Failed("is not a socket; check --kubelet.socket")
+            raise _Failed("no socket", f"is not a socket; {_FIX_PEER}")
         return found.st_dev, found.st_ino, found.st_mtime_ns  # the number of an inode is soon used again
 
     async def _connect(self, made: tuple[int, ...]) -> None:
@@ -173,13 +188,9 @@ class KubeletSource:
 
     async def _ask(self, at: float) -> None:
         """Take the kubelet's answer, as of `at`. Raises _Failed."""
-        try:
-            found, left_out = allocations(await self._call("List", pb.ListPodResourcesRequest()), self._resources)
-        except grpc.aio.AioRpcError as error:
-            raise _Failed(_one_line(error)) from None
-        except DecodeError:
-            raise _Failed("the answer is no ListPodResourcesResponse; check --kubelet.socket") from None
-        if left_out and left_out != self._left_out:
+        body = await self._call("List", pb.ListPodResourcesRequest())
+        found, left_out = await self._decoded(allocations, body)
+        if left_out and not self._left_out:
             log.warning("kubelet: %s: %d allocated GPUs are left out; %s", self._socket, left_out, _LIMITS)
         self._left_out = left_out
         if at >= self._allocatable_due:
@@ -189,31 +200,42 @@ class KubeletSource:
     async def _ask_for_allocatable(self, at: float) -> None:
         """A kubelet that does not tell is no failure: who has what does not rest on it."""
         self._allocatable_due = at + ALLOCATABLE_SECONDS
-        complaint, refused = "", False
+        complaint, kind, refused = "", "", False
         try:
             body = await self._call("GetAllocatableResources", pb.AllocatableResourcesRequest())
-            found, left_out = offers(body, self._resources)
+            found, left_out = await self._decoded(offers, body)
             if left_out:  # a part of them is no number of GPUs
-                complaint, refused = f"{left_out} GPUs are left out; {_LIMITS}", True
-        except grpc.aio.AioRpcError as error:
-            complaint, refused = _one_line(error), error.code() in _REFUSALS
+                complaint, kind, refused = f"{left_out} GPUs are left out; {_LIMITS}", "left out", True
+        except _Failed as error:
+            complaint, kind, refused = str(error), error.kind, error.kind in _REFUSALS
             if refused:
                 self._allocatable_due = at + REFUSED_SECONDS
-        except DecodeError:
-            complaint = "the answer is no AllocatableResourcesResponse; check --kubelet.socket"
         if not complaint:
             self._allocatable, self._allocatable_at = found, at
         elif refused or at - self._allocatable_at > STALE_SECONDS:
             self._allocatable = None
-        if complaint and complaint != self._complaint:
+        if kind and kind != self._complaint:
             log.warning("kubelet: %s: does not say which GPUs it offers: %s", self._socket, complaint)
-        self._complaint = complaint
+        self._complaint = kind
 
     async def _call(self, method: str, request: pb.ListPodResourcesRequest | pb.AllocatableResourcesRequest) -> bytes:
+        """Raises _Failed."""
         assert self._channel is not None, "_connect() comes before"  # noqa: S101 -- for the type checker
-        # Bytes: what cannot be decoded is then an error of its own.
+        # Bytes: they are decoded elsewhere.
         call: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = self._channel.unary_unary(f"/{_SERVICE}/{method}")
-        return await call(request.SerializeToString(), timeout=DEADLINE)
+        try:
+            return await call(request.SerializeToString(), timeout=DEADLINE)
+        except grpc.aio.AioRpcError as error:
+            raise _Failed(error.code().name, _one_line(error)) from None
+
+    async def _decoded(self, decode: Callable[[bytes, Collection[str]], T], body: bytes) -> T:
+        """In a thread, since a large answer takes a while. Raises _Failed."""
+        try:
+            return await asyncio.to_thread(decode, body, self._resources)
+        except DecodeError:
+            raise _Failed("no answer", f"the answer is no PodResources; {_FIX_PEER}") from None
+        except TooLarge as error:
+            raise _Failed("too large", f"{error}; no node has so many pods, {_FIX_PEER}") from None
 
 
 def _one_line(error: grpc.aio.AioRpcError) -> str:

@@ -3,7 +3,9 @@
 import asyncio
 import logging
 import os
+import re
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -14,6 +16,7 @@ from hypothesis import strategies as st
 
 from exporter.core.kmsg import DriverLoaded, parse, pci_address
 from exporter.core.model import GpuKey, XidEvent
+from exporter.core.xid_flood import Saying, Waiting
 from exporter.sources.kmsg import KmsgSource
 
 HEX6 = "(0x021425c6 0x00000000 0x00000000 0x00000000 0x00000000 0x00000000)"
@@ -406,10 +409,129 @@ async def test_rubbish_and_floods_are_harmless(fifo: Path) -> None:
 
 async def test_the_newest_xids_are_kept_when_nobody_takes_them(tmp_path: Path) -> None:
     path = tmp_path / "log"
-    path.write_bytes(b"".join(xid_line(code, code) for code in range(1, 3001)))
+    path.write_bytes(b"".join(xid_line(code, code) for code in range(1, 5001)))
     async with reading(path) as reader:
         await reader.until(lambda: reader.source.watching)
-        assert [code for code, _ in reader.seen] == list(range(3000 - 1023, 3001))
+        assert [code for code, _ in reader.seen] == list(range(5000 - 4095, 5001))
+
+
+async def test_a_flood_of_one_code_pushes_no_other_out(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    flood = [xid_line(31, seq) for seq in range(2, 5000)]
+    path.write_bytes(b"".join([xid_line(79, 1), *flood, xid_line(48, 5000), *flood]))
+    async with reading(path) as reader:
+        await reader.until(lambda: reader.source.watching)
+        assert Counter(code for code, _ in reader.seen) == {79: 1, 31: 64, 48: 1}
+
+
+async def test_a_live_flood_is_said_once_and_counted(fifo: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    async with reading(fifo) as reader:
+        await reader.until(lambda: reader.source.watching)
+        with fifo.open("wb", buffering=0) as writer:
+            await asyncio.to_thread(writer.write, xid_line(79, 1) + xid_line(31, 2) * 10_000 + xid_line(48, 3))
+            # Nobody takes them meanwhile: the last line that was written loaded the driver.
+            await asyncio.to_thread(writer.write, LOADED)
+            while reader.source.loaded_at is None:
+                await reader.next()
+        await reader.until(lambda: (48, False) in reader.seen)
+    assert Counter(code for code, _ in reader.seen) == {79: 1, 31: 64, 48: 1}
+    told = [line.getMessage() for line in caplog.records if "kernel log: GPU" in line.getMessage()]
+    assert told == [f"kernel log: GPU at 00000000:3b:00: Xid {code}" for code in (79, 31, 48)]
+    (warning,) = [line.getMessage() for line in caplog.records if line.levelno == logging.WARNING]
+    assert re.fullmatch(r"kernel log: \d+ Xids came faster than they are counted, and are not", warning)
+
+
+def event(xid: int, bus: int = 0, instance: str = "", at: float = 0.0) -> XidEvent:
+    return XidEvent(GpuKey("", instance), xid, at, "kmsg", f"00000000:{bus:02x}:00")
+
+
+@given(st.lists(st.tuples(st.sampled_from([31, 79, 94]), st.integers(0, 2), st.sampled_from(["", "1"])), max_size=400))
+def test_of_each_code_the_newest_wait_in_their_order(told: list[tuple[int, int, str]]) -> None:
+    waiting = Waiting()
+    events = [event(*one, at=float(number)) for number, one in enumerate(told)]
+    for one in events:
+        waiting.put(one)
+    groups: dict[object, list[XidEvent]] = {}
+    for one in events:
+        groups.setdefault((one.pci, one.key.instance, one.xid), []).append(one)
+    kept = sorted((one for group in groups.values() for one in group[-64:]), key=lambda one: one.at)
+    assert len(waiting) == len(kept)
+    assert waiting.lost == len(events) - len(kept)
+    assert waiting.take() == kept
+    assert not waiting
+    assert waiting.take() == []
+
+
+def test_however_many_codes_there_are_the_number_that_waits_is_bounded() -> None:
+    waiting = Waiting()
+    for number in range(20_000):
+        waiting.put(event(1 + number % 5000, number % 7))
+    assert (len(waiting), waiting.lost) == (4096, 20_000 - 4096)
+    assert len(waiting._each) <= 4097
+
+
+def test_what_is_said_of_a_flood() -> None:
+    saying = Saying()
+    steps = [  # (second, code, said at once, said before it)
+        (10, 31, True, []),
+        (11, 31, False, []),
+        (12, 79, True, []),
+        (69, 31, False, []),
+        (70, 31, True, [("00000000:00:00", 31, 2)]),
+        (131, 43, True, []),
+        (132, 31, True, []),
+    ]
+    for second, code, at_once, before in steps:
+        assert saying.due(second) == before
+        assert saying.first(event(code), second) == at_once
+    assert [code for code in range(1, 2000) if saying.first(event(code, bus=1), 133)] == list(range(1, 255))
+    assert saying.due(191) == [("", 0, 1999 - 254)]
+    assert saying.due(300) == []
+
+
+def _renamed(path: Path, content: bytes) -> None:
+    path.rename(path.with_suffix(".1"))
+    path.write_bytes(content)
+
+
+def _exchanged(path: Path, content: bytes) -> None:
+    new = path.with_suffix(".new")
+    new.write_bytes(content)
+    new.replace(path)
+
+
+@pytest.mark.parametrize("rotate", [_renamed, _exchanged, Path.write_bytes], ids=["renamed", "exchanged", "cut"])
+async def test_a_file_that_is_rotated_is_followed(tmp_path: Path, rotate: Callable[[Path, bytes], None]) -> None:
+    path = tmp_path / "log"
+    path.write_bytes(xid_line(79, 1) + xid_line(13, 2))
+    async with reading(path) as reader:
+        await reader.until(lambda: len(reader.seen) == 2)
+        for number, code in enumerate((31, 43, 94)):
+            rotate(path, xid_line(code, 10 + number)[: -number or None])  # each shorter than what it takes the place of
+            await reader.until(lambda code=code: (code, False) in reader.seen)
+            assert reader.source.watching
+        with path.open("ab") as writer:
+            writer.write(b"\n" + xid_line(48, 20))
+        await reader.until(lambda: (48, False) in reader.seen)
+    assert [code for code, _ in reader.seen] == [79, 13, 31, 43, 94, 48], "each once"
+
+
+async def test_a_file_that_is_removed_is_a_failure_until_it_is_there_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("exporter.sources.kmsg._GONE_SECONDS", 0.05)
+    path = tmp_path / "log"
+    path.touch()
+    async with reading(path) as reader:
+        await reader.until(lambda: reader.source.watching)
+        path.unlink()
+        await reader.until(lambda: not reader.source.watching)
+        (state,) = reader.source.collectors()
+        assert not state.success
+        path.write_bytes(xid_line(79, 1))
+        await reader.until(lambda: reader.seen == [(79, True)])
+        assert reader.source.watching
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,8 @@
 """The kubelet as a source, against a real gRPC server on a unix socket."""
 
 import asyncio
+import contextlib
+import itertools
 import logging
 import os
 import tempfile
@@ -12,6 +14,9 @@ from typing import TypeVar
 
 import grpc
 import pytest
+from google.protobuf.message import DecodeError
+from hypothesis import given
+from hypothesis import strategies as st
 
 from exporter.core.model import Allocation, Collector, KubeletReading, PodRef
 from exporter.pb import podresources_pb2 as pb
@@ -53,6 +58,10 @@ async def until(what: Callable[[], T], seconds: float = 5.0) -> T:
 
 def failure(watched: KubeletSource) -> Callable[[], str]:
     return lambda: "".join(one.message for one in watched.collectors())
+
+
+def _field(inner: bytes) -> bytes:
+    return b"\x0a" + bytes([len(inner) % 128]) + inner
 
 
 async def one_reading(kubelet: FakeKubelet, resources: tuple[str, ...] = ()) -> KubeletReading:
@@ -258,9 +267,10 @@ FAILURES = [
     ("rate limit", fails(grpc.StatusCode.RESOURCE_EXHAUSTED, "rejected by rate limit"), "asked too often"),
     ("no such service", fails(grpc.StatusCode.UNIMPLEMENTED, "unknown service"), "check --kubelet.socket"),
     ("two lines", fails(grpc.StatusCode.INTERNAL, "one\ntwo"), "INTERNAL one two; see the kubelet's log"),
-    ("malformed", raw(b"\x0a\xff\xff"), "no ListPodResourcesResponse; check --kubelet.socket"),
-    ("not utf-8", raw(b"\x0a\x03\x0a\x01\xff"), "no ListPodResourcesResponse; check --kubelet.socket"),
-    ("17 MiB", raw(b"\x9a\x06" + b"\x80\x80\xc0\x08" + b"\0" * (17 << 20)), "above 16 MiB"),
+    ("malformed", raw(b"\x0a\xff\xff"), "the answer is no PodResources; check --kubelet.socket"),
+    ("not utf-8", raw(b"\x0a\x03\x0a\x01\xff"), "the answer is no PodResources; check --kubelet.socket"),
+    ("5 MiB", raw(b"\x9a\x06" + b"\x80\x80\xc0\x02" + b"\0" * (5 << 20)), "above 4 MiB"),
+    ("empty pods", raw(b"\x0a\x00" * ((2 << 20) - 8)), "has more than 65536 fields; no node has so many pods, check"),
 ]
 
 
@@ -296,6 +306,89 @@ async def test_more_devices_than_a_node_can_have_are_counted_and_left_out(
         f"kubelet: {kubelet.socket}: 3 allocated GPUs are left out; "
         "at most 4096 count, with names of up to 512 characters"
     ]
+
+
+@pytest.mark.parametrize(
+    ("answers", "kinds"),
+    [
+        ([fails(grpc.StatusCode.UNAVAILABLE, f"read {n} bytes of nonsense") for n in range(50)], 1),
+        ([fails(list(grpc.StatusCode)[2 + n % 2], f"nonsense {n}") for n in range(50)], 2),
+    ],
+    ids=["one code", "two codes in turn"],
+)
+async def test_failures_that_differ_in_their_details_alone_are_said_once(
+    kubelet: FakeKubelet, caplog: pytest.LogCaptureFixture, answers: list[Callable[..., bytes]], kinds: int
+) -> None:
+    caplog.set_level(logging.INFO)
+    rest = itertools.cycle(answers)
+
+    def answer(asked: FakeKubelet, context: grpc.ServicerContext) -> bytes:
+        return next(rest)(asked, context)
+
+    kubelet.answers["List"] = answer
+    async with source(kubelet.socket, interval=0.01) as watched:
+        await until(lambda: kubelet.asked.count("List") >= 40)
+        message = failure(watched)()
+        assert [one.levelno for one in caplog.records] == [logging.WARNING] * kinds
+        await until(lambda: failure(watched)() != message), "the collector has the newest details"
+        kubelet.answers["List"] = raw(b"")
+        await until(watched.reading)
+        kubelet.answers["List"] = answers[0]
+        await until(failure(watched))
+    assert [one.levelno for one in caplog.records[kinds:]] == [logging.INFO, logging.WARNING], "again, after a success"
+
+
+async def test_an_offer_that_fails_in_ever_other_words_is_said_once(
+    kubelet: FakeKubelet, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(podresources, "ALLOCATABLE_SECONDS", 0.0)
+    count = itertools.count()
+
+    def answer(asked: FakeKubelet, context: grpc.ServicerContext) -> bytes:
+        return fails(grpc.StatusCode.RESOURCE_EXHAUSTED, f"{next(count)} questions")(asked, context)
+
+    kubelet.answers["GetAllocatableResources"] = answer
+    async with source(kubelet.socket, interval=0.01):
+        await until(lambda: next(count) > 20)
+    assert len([one for one in caplog.records if "which GPUs it offers" in one.message]) == 1
+
+
+def _nested(depth: int, size: int) -> bytes:
+    """An answer with as many empty messages as fit, one level deeper for each of `depth`."""
+    body = (b"\x0a\x00", b"\x1a\x00", b"\x12\x00", b"\x12\x00")[depth] * (size // 2)
+    for tag in (b"\x12", b"\x1a", b"\x0a")[3 - depth :]:
+        size = len(body)
+        varint = bytes((size >> 7 * n & 0x7F) | (0x80 if n < 3 else 0) for n in range(4))
+        body = tag + varint + body
+    return body
+
+
+@pytest.mark.parametrize("depth", range(4), ids=["pods", "containers", "devices", "ids"])
+def test_an_answer_of_countless_parts_is_refused_before_it_is_decoded(
+    depth: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few, many = _nested(depth, 2000), _nested(depth, (4 << 20) - 100)
+    assert podresources_answers.allocations(few, ()) == ((), 0)
+    began = time.process_time()
+    with pytest.raises(podresources_answers.TooLarge, match="more than 65536 fields"):
+        podresources_answers.allocations(many, ())
+    assert time.process_time() - began < 0.5
+
+
+def test_long_texts_are_copied_once() -> None:
+    """A pod's name is as long as an answer may be, and the pod has thousands of containers and devices."""
+    name = "x" * (3 << 20)
+    one = pb.PodResources(name=name, containers=[gpus(*"abcde") for _ in range(5_000)])
+    body = pb.ListPodResourcesResponse(pod_resources=[one]).SerializeToString()
+    began = time.process_time()
+    assert podresources_answers.allocations(body, ()) == ((), 25_000)
+    assert time.process_time() - began < 1.0
+
+
+@given(st.binary(max_size=60) | st.recursive(st.binary(max_size=4), lambda inner: inner.map(_field), max_leaves=8))
+def test_no_bytes_do_harm(body: bytes) -> None:
+    with contextlib.suppress(DecodeError, podresources_answers.TooLarge):
+        podresources_answers.allocations(body, ())
 
 
 def test_a_far_too_large_answer_is_read_in_less_than_a_second() -> None:

@@ -1,9 +1,13 @@
 """What outlives the process: written and read over real files, good ones and all kinds of others."""
 
+import contextlib
 import errno
 import logging
 import os
+import socket
 import stat
+import subprocess
+import sys
 import threading
 import zlib
 from collections.abc import Callable
@@ -38,10 +42,32 @@ def lived(count: int = 2, seconds: int = 40, *xids: XidEvent) -> BoardsMemory:
 
 MEMORY = lived(2, 40, XidEvent(gpu_key(0), 79, START + 40, "nvml"), XidEvent(gpu_key(1), 63, START + 40, "kmsg"))
 AFTER = START + 41
+TOLD = lived(2, 40, XidEvent(gpu_key(0), 79, START + 40, "nvml"))
+#: Two writers at once; a longer run (5 s) was made by hand.
+WRITERS_SECONDS = 1.0
 
 
 def written(path: Path, memory: BoardsMemory = MEMORY, boot: str = BOOT, at: float = START + 40) -> None:
     save(str(path), State(state.VERSION, boot, at, memory))
+
+
+class Clock:
+    now = 5000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def settled(keeper: Keeper) -> None:
+    """The write that is under way, if one is, has ended."""
+    for thread in threading.enumerate():
+        if thread.name == "state":
+            thread.join(10)
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
 
 
 @pytest.fixture
@@ -116,36 +142,153 @@ def _cut(path: Path) -> None:
 
 def _large(path: Path) -> None:
     with path.open("wb") as file:
+        file.write(b"plimsoll")
         file.truncate(1 << 40)  # a sparse file: reading it all would take the machine's memory
 
 
-@pytest.mark.parametrize(
-    ("make", "says"),
-    [
-        (_other_version, "written by another version"),
-        (_other_type, "damaged (Expected `object`, got `str` - at `$.boards`)"),
-        (_cut, "not a state file, or damaged"),
-        (_large, "more than 4194304 bytes"),
-        (lambda path: path.write_bytes(b""), "not a state file, or damaged"),
-        (lambda path: path.write_text("{}"), "not a state file, or damaged"),
-        (lambda path: path.mkdir(), "Is a directory"),
-        (os.mkfifo, "not a regular file"),
-        (lambda path: path.symlink_to("/dev/zero"), "not a regular file"),
-        (lambda path: path.symlink_to(path), "Too many levels of symbolic links"),
-        (lambda path: _raw(path, b"\xdd\xff\xff\xff\xff"), "damaged"),  # an array of 2**32 - 1
-        (lambda path: _raw(path, b"\x91" * 100_000), "damaged"),  # arrays in arrays
-        (lambda path: _raw(path, b"\x81\xa7version\xa3\xff\xff\xff"), "damaged"),  # no UTF-8
-    ],
-)
-def test_a_file_that_cannot_be_trusted_is_told_and_left(
-    path: Path, caplog: pytest.LogCaptureFixture, make: Callable[[Path], None], says: str
+OURS = [
+    (_other_version, "written by another version"),
+    (_other_type, "damaged (Expected `object`, got `str` - at `$.boards`)"),
+    (_cut, "damaged"),
+    (_large, "more than 4194304 bytes"),
+    (lambda path: path.write_bytes(b""), "damaged"),
+    (lambda path: _raw(path, b"\xdd\xff\xff\xff\xff"), "damaged"),  # an array of 2**32 - 1
+    (lambda path: _raw(path, b"\x91" * 100_000), "damaged"),  # arrays in arrays
+    (lambda path: _raw(path, b"\x81\xa7version\xa3\xff\xff\xff"), "damaged"),  # no UTF-8
+]
+
+
+@pytest.mark.parametrize(("make", "says"), OURS)
+def test_a_file_of_ours_that_cannot_be_trusted_is_told_and_written_anew(
+    path: Path, clock: Clock, caplog: pytest.LogCaptureFixture, make: Callable[[Path], None], says: str
 ) -> None:
     make(path)
-    assert load(str(path), BOOT, AFTER) is None
+    keeper = Keeper(str(path), BOOT, clock=clock)
+    assert keeper.load(AFTER) is None
     (line,) = lines(caplog)
-    assert line.startswith(f"{path}: ")
-    assert says in line
-    assert "\n" not in line
+    assert line.startswith(f"{path}: {says}")
+    assert line.endswith("the file is written anew")
+    keeper.offer(TOLD)
+    keeper.close()
+    assert load(str(path), BOOT, clock.now) == TOLD
+
+
+def _node(path: Path) -> None:
+    os.mknod(path, stat.S_IFCHR | 0o600, os.makedev(1, 3))  # another /dev/null
+
+
+def _link_to_fifo(path: Path) -> None:
+    os.mkfifo(path.with_name("fifo"))
+    path.symlink_to("fifo")
+
+
+def _socket(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as one:
+        one.bind(str(path))
+
+
+NOT_OURS = [
+    (lambda path: path.write_text("{}"), "not a state file"),
+    (lambda path: path.write_text("engines: []\n# precious\n"), "not a state file"),
+    (lambda path: path.write_bytes(b"plimsol"), "not a state file"),
+    (lambda path: path.mkdir(), "not a regular file"),
+    (os.mkfifo, "not a regular file"),
+    (_socket, "not a regular file"),
+    (_link_to_fifo, "not a regular file"),
+    (lambda path: path.symlink_to("/dev/zero"), "not a regular file"),
+    (lambda path: path.symlink_to("/dev/full"), "not a regular file"),
+    (lambda path: path.symlink_to(path), "not a regular file"),
+    pytest.param(
+        _node, "not a regular file", marks=pytest.mark.skipif(os.geteuid() != 0, reason="root alone makes devices")
+    ),
+]
+
+
+def looks(path: Path) -> tuple[object, ...]:
+    """What would differ if somebody had replaced it, or what it leads to, or had left something beside it."""
+    found = os.lstat(path)
+    beside = sorted(one.name for one in path.parent.iterdir())
+    leads_to = os.readlink(path) if path.is_symlink() else path.read_bytes() if path.is_file() else None
+    return found.st_mode, found.st_ino, found.st_rdev, leads_to, beside
+
+
+@pytest.mark.parametrize(("make", "says"), NOT_OURS)
+def test_what_is_not_ours_is_told_and_never_replaced(
+    path: Path, clock: Clock, caplog: pytest.LogCaptureFixture, make: Callable[[Path], None], says: str
+) -> None:
+    make(path)
+    before = looks(path)
+    keeper = Keeper(str(path), BOOT, clock=clock)
+    assert keeper.load(clock.now) is None
+    for memory in (TOLD, lived(2, 40)):
+        clock.now += 1000
+        keeper.offer(memory)
+        settled(keeper)
+    keeper.close()
+    assert looks(path) == before
+    (line,) = lines(caplog)
+    assert line == (
+        f"{path}: {says}; it is left as it is, and nothing is kept over a restart; "
+        "name a file of its own with --state.file, or remove what is there"
+    )
+
+
+@pytest.mark.parametrize(("make", "says"), NOT_OURS)
+def test_what_came_after_the_start_is_not_replaced_either(
+    path: Path, clock: Clock, caplog: pytest.LogCaptureFixture, make: Callable[[Path], None], says: str
+) -> None:
+    keeper = Keeper(str(path), BOOT, clock=clock)
+    assert keeper.load(clock.now) is None
+    make(path)
+    before = looks(path)
+    for memory in (TOLD, lived(2, 40)):
+        clock.now += 1000
+        keeper.offer(memory)
+        settled(keeper)
+    keeper.close()
+    assert looks(path) == before
+    (line,) = lines(caplog)
+    assert line == (f"{path}: not written ({says}); name a file of its own with --state.file, or remove what is there")
+
+
+def test_a_link_that_came_after_the_start_is_not_replaced_though_it_leads_to_a_file_of_ours(
+    path: Path, keeper: Keeper, caplog: pytest.LogCaptureFixture
+) -> None:
+    other = path.with_name("other")
+    written(other)
+    path.symlink_to(other)
+    keeper.offer(TOLD)
+    keeper.close()
+    assert os.readlink(path) == str(other)
+    assert load(str(other), BOOT, AFTER) == MEMORY
+    assert "not a regular file" in lines(caplog)[-1]
+
+
+@pytest.mark.parametrize("make", [lambda target: None, lambda target: target.touch(), written])
+def test_through_a_link_its_target_is_written(path: Path, clock: Clock, make: Callable[[Path], None]) -> None:
+    (path.parent / "volume").mkdir()
+    target = path.parent / "volume" / "state"
+    make(target)
+    path.symlink_to(target)
+    keeper = Keeper(str(path), BOOT, clock=clock)
+    keeper.load(clock.now)
+    keeper.offer(TOLD)
+    keeper.close()
+    assert path.is_symlink()
+    assert [one.name for one in target.parent.iterdir()] == ["state"]
+    assert stat.S_ISREG(target.lstat().st_mode)
+    assert load(str(path), BOOT, clock.now) == TOLD
+
+
+@pytest.mark.parametrize("name", ["a\0b", "\udcff\0"])
+def test_a_name_that_can_be_none_is_one_line(clock: Clock, caplog: pytest.LogCaptureFixture, name: str) -> None:
+    keeper = Keeper(name, BOOT, clock=clock)
+    assert keeper.load(clock.now) is None
+    keeper.offer(TOLD)
+    keeper.close()
+    (line,) = lines(caplog)
+    assert "--state.file" in line
+    assert line.isprintable()
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
@@ -153,7 +296,7 @@ def test_a_file_that_may_not_be_read(path: Path, caplog: pytest.LogCaptureFixtur
     written(path)
     path.chmod(0)
     assert load(str(path), BOOT, AFTER) is None
-    assert "Permission denied" in lines(caplog)[0]
+    assert "Permission denied; it is left as it is" in lines(caplog)[0]
 
 
 SOUND = msgspec.msgpack.encode(State(state.VERSION, BOOT, 1.0, MEMORY))
@@ -163,6 +306,7 @@ SOUND = msgspec.msgpack.encode(State(state.VERSION, BOOT, 1.0, MEMORY))
 @settings(max_examples=200)
 def test_no_byte_can_be_altered_unnoticed(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
     path = tmp_path_factory.getbasetemp() / "altered"
+    path.unlink(missing_ok=True)
     written(path)
     content = bytearray(path.read_bytes())
     content[data.draw(st.integers(0, len(content) - 1))] ^= data.draw(st.integers(1, 255))
@@ -204,35 +348,53 @@ def test_the_boot_id_is_the_kernel_s(tmp_path: Path) -> None:
 # Writing.
 
 
-def test_a_link_at_the_temporary_name_is_not_followed(path: Path, tmp_path: Path) -> None:
-    victim = tmp_path / "victim"
-    victim.write_text("precious")
-    Path(f"{path}.tmp").symlink_to(victim)
+def test_a_write_that_fails_leaves_what_was_there(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that fails when it is to be written for good."""
     written(path)
-    assert victim.read_text() == "precious"
-    assert load(str(path), BOOT, AFTER) == MEMORY
-    assert not path.is_symlink()
+    before = path.read_bytes()
 
+    def fails(_: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
 
-@pytest.mark.parametrize(
-    ("spoil", "error"),
-    [
-        (lambda path: Path(f"{path}.tmp").mkdir(), (errno.EISDIR, errno.EPERM)),
-        (lambda path: path.unlink() or path.mkdir(), (errno.EISDIR,)),
-    ],
-    ids=["temporary-name-taken", "name-taken"],
-)
-def test_a_write_that_fails_leaves_what_was_there(
-    path: Path, spoil: Callable[[Path], None], error: tuple[int, ...]
-) -> None:
-    written(path)
-    spoil(path)
-    before = path.read_bytes() if path.is_file() else None
-    with pytest.raises(OSError) as raised:  # noqa: PT011 -- which one is asserted below
+    monkeypatch.setattr(state.os, "fsync", fails)
+    with pytest.raises(OSError, match="Input/output error"):
         written(path, BoardsMemory())
-    assert raised.value.errno in error
-    assert (path.read_bytes() if path.is_file() else None) == before
-    assert not Path(f"{path}.tmp").is_file()
+    assert path.read_bytes() == before
+    assert [one.name for one in path.parent.iterdir()] == ["state"]
+
+
+def test_what_a_killed_program_left_is_removed_and_nothing_else(path: Path, clock: Clock) -> None:
+    old, new, other = (path.with_name(name) for name in (".plimsoll-state-old", ".plimsoll-state-new", "other.tmp"))
+    link = path.with_name(".plimsoll-state-link")
+    for one in (old, new, other):
+        one.touch()
+    link.symlink_to(other)
+    for one in (old, other):
+        os.utime(one, (1, 1))
+    Keeper(str(path), BOOT, clock=clock).load(clock.now)
+    assert sorted(one.name for one in path.parent.iterdir()) == sorted(one.name for one in (new, other, link))
+
+
+WRITER = """
+import sys, time
+from exporter import state
+from exporter.core.boards import BoardsMemory
+end = time.monotonic() + float(sys.argv[3])
+while time.monotonic() < end:
+    state.save(sys.argv[1], state.State(state.VERSION, sys.argv[2] * 300_000, 1.0, BoardsMemory()))
+"""
+
+
+def test_two_programs_with_one_file_never_leave_it_damaged(path: Path) -> None:
+    command = [sys.executable, "-c", WRITER, str(path)]
+    writers = [subprocess.Popen([*command, letter, str(WRITERS_SECONDS)], stderr=subprocess.PIPE) for letter in "ab"]
+    seen = set()
+    while any(writer.poll() is None for writer in writers):
+        with contextlib.suppress(FileNotFoundError):  # before the first write
+            seen.add(state._state(state._content(str(path))).boot_id[0])
+    assert [writer.communicate()[1] for writer in writers] == [b"", b""]
+    assert seen == {"a", "b"}
+    assert [one.name for one in path.parent.iterdir()] == ["state"]
 
 
 def test_a_state_that_is_too_large_is_not_written(path: Path) -> None:
@@ -243,8 +405,6 @@ def test_a_state_that_is_too_large_is_not_written(path: Path) -> None:
 
 
 # When it is worth it.
-
-TOLD = lived(2, 40, XidEvent(gpu_key(0), 79, START + 40, "nvml"))
 
 
 def test_a_poll_like_the_last_is_not_worth_a_write() -> None:
@@ -265,25 +425,6 @@ def test_a_poll_like_the_last_is_not_worth_a_write() -> None:
 )
 def test_what_a_restart_should_not_undo_is_worth_a_write(old: BoardsMemory, new: BoardsMemory) -> None:
     assert worth_saving(old, new)
-
-
-class Clock:
-    now = 5000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-def settled(keeper: Keeper) -> None:
-    """The write that is under way, if one is, has ended."""
-    for thread in threading.enumerate():
-        if thread.name == "state":
-            thread.join(10)
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
 
 
 @pytest.fixture
@@ -342,8 +483,8 @@ def test_an_xid_of_the_kernel_log_that_waits_is_left_to_the_log(keeper: Keeper, 
 def test_a_disk_that_fails_is_told_once_and_when_it_is_well_again(
     keeper: Keeper, clock: Clock, path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    blocked = Path(f"{path}.tmp")
-    blocked.mkdir()
+    away = path.parent.with_name("away")
+    path.parent.rename(away)
     for number in range(3):
         clock.now += 10
         keeper.offer(lived(1, 1, *(XidEvent(gpu_key(0), 63, START, "nvml") for _ in range(number + 1))))
@@ -351,7 +492,7 @@ def test_a_disk_that_fails_is_told_once_and_when_it_is_well_again(
     (line,) = lines(caplog)
     assert line.startswith(f"{path}: not written (")
     assert "--state.file" in line
-    blocked.rmdir()
+    away.rename(path.parent)
     clock.now += 10
     keeper.offer(TOLD)
     settled(keeper)

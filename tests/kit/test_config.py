@@ -2,12 +2,16 @@
 
 import contextlib
 import math
+import os
 import re
+import subprocess
+import sys
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from exporter.kit import yaml_file
 from exporter.kit.config import (
     ConfigError,
     Option,
@@ -181,6 +185,50 @@ def test_a_file_that_is_not_there_is_named():
         read("--config.file", "/nowhere/config.yaml")
     expected = "file /nowhere/config.yaml: cannot be read (No such file or directory); check --config.file"
     assert str(error.value) == expected
+
+
+def _endless(path):
+    with path.open("wb") as file:
+        file.truncate(1 << 40)
+
+
+# name, what is made of the path, the line after "file PATH: "
+NO_FILES = [
+    ("a FIFO", os.mkfifo, "cannot be read (not a regular file); check --config.file"),
+    ("a device", lambda path: path.symlink_to("/dev/zero"), "cannot be read (not a regular file); check --config.file"),
+    ("a directory", lambda path: path.mkdir(), "cannot be read (Is a directory); check --config.file"),
+    ("a loop", lambda path: path.symlink_to(path), "cannot be read (Too many levels of symbolic links); check"),
+    ("a terabyte", _endless, "has 1099511627776 bytes, 1048576 are allowed; check --config.file"),
+]
+
+
+@pytest.mark.parametrize(("make", "line"), [row[1:] for row in NO_FILES], ids=[row[0] for row in NO_FILES])
+def test_what_is_no_file_to_read_is_one_line_at_once(tmp_path, make, line):
+    path = tmp_path / "config.yaml"
+    make(path)
+    # In a process of its own: it may hang, and eat all memory.
+    program = (
+        "import resource, sys, tests.kit.test_config as t;"
+        "resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30)); t.read('--config.file', sys.argv[1])"
+    )
+    command = [sys.executable, "-c", program, str(path)]
+    end = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+    assert end.stderr.splitlines()[-1].startswith(f"exporter.kit.config.ConfigError: file {path}: {line}")
+
+
+def test_a_file_of_proc_has_no_size_and_is_bounded_all_the_same(monkeypatch):
+    monkeypatch.setattr(yaml_file, "LARGEST", 10)
+    with pytest.raises(ConfigError, match="has 11 bytes, 10 are allowed"):
+        read("--config.file", "/proc/self/status")
+
+
+def test_a_file_that_kubernetes_mounts_is_read(tmp_path):
+    """A ConfigMap's key is a link, by way of a link to a directory, which is exchanged when the map changes."""
+    (tmp_path / "..2026_01").mkdir()
+    (tmp_path / "..2026_01" / "config.yaml").write_text("interval: 7s")
+    (tmp_path / "..data").symlink_to("..2026_01")
+    (tmp_path / "config.yaml").symlink_to("..data/config.yaml")
+    assert read("--config.file", str(tmp_path / "config.yaml"))["interval"] == 7.0
 
 
 GOOD_VALUES = [
