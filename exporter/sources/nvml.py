@@ -1,25 +1,28 @@
 """NVML as a source of GPU samples and Xid events: who is there, and what to do when the driver comes and goes.
 
-May not be in here: reading one GPU (nvml_board.py), waiting for Xids (nvml_events.py), judging.
+May not be in here: loading the library (nvml_library.py), reading one GPU (nvml_board.py), waiting for Xids
+(nvml_events.py), judging.
 
 Threads, all daemons: one that opens NVML and keeps the inventory (here), one that waits for Xids, one for each physical
 GPU. A call that hangs stops its own thread only; NVML is not shut down while one does, and nobody waits for it.
 """
 
 import asyncio
-import ctypes
 import logging
+import re
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Mapping
 
 import pynvml
 
 from exporter.core.model import Collector, GpuKey, GpuSample, XidEvent
 from exporter.sources.nvml_board import Board, placeholder
-from exporter.sources.nvml_calls import BOARD_SIGNALS, BROKEN, DRIVER_NOT_LOADED, LIB_RM_VERSION_MISMATCH
+from exporter.sources.nvml_calls import BOARD_SIGNALS, BROKEN
 from exporter.sources.nvml_events import XidWatch
+from exporter.sources.nvml_library import MAX_GPUS, Unavailable, initialise, shut_down
+from exporter.sources.nvml_queue import XidQueue
+from exporter.sources.nvml_worker import Worker
 
 log = logging.getLogger(__name__)
 
@@ -27,27 +30,11 @@ INVENTORY_SECONDS = 10.0
 RETRY_SECONDS = 30.0
 #: What stop() and a new opening wait for threads: the Xid thread's wait ends within 1 s.
 _JOIN_SECONDS = 1.5
-#: No node has more; NVML's count is not believed beyond.
-_MAX_GPUS = 128
-#: Xids that nobody took yet; the oldest give way.
-_MAX_XIDS = 1024
-
-_OFF = "or start with --gpu.source=off"
-#: NVML's error when it cannot be opened -> what to do.
-_FIXES: Mapping[int, str] = {
-    4: "give this process access to /dev/nvidiactl and /dev/nvidia*",
-    DRIVER_NOT_LOADED: f"load the NVIDIA driver (nvidia-smi must work) {_OFF}",
-    12: f"install the NVIDIA driver, name the file with --nvml.library, {_OFF}",
-    LIB_RM_VERSION_MISMATCH: "the driver was updated: restart this process, and the node if that does not help",
-}
-
-
-class _Unavailable(Exception):
-    """NVML cannot be opened. `fatal`: this process never can."""
-
-    def __init__(self, message: str, fatal: bool = False) -> None:
-        super().__init__(message)
-        self.fatal = fatal
+#: Seconds for which Xids that were too many are told of.
+_DROPPED_SECONDS = 60.0
+_XID_WORKER = (0, 0)
+#: What may change in a message that still says the same.
+_NUMBER = re.compile(r"\d+")
 
 
 class _Opening:
@@ -57,9 +44,19 @@ class _Opening:
         self.stop = threading.Event()
         self.boards: list[Board] = []
         self.xids: XidWatch | None = None
+        self.names: dict[str, Board] = {}  # UUID -> the board that said it first
+
+    def claim(self, board: Board, uuid: str) -> bool:
+        """Whether no other board of the opening has said that this UUID is its own."""
+        return self.names.setdefault(uuid, board) is board  # one step of the interpreter's: no lock
+
+    def workers(self) -> dict[tuple[int, int], Worker]:
+        """By (number of GPUs, index): with as many GPUs as before an index names the GPU that it named then."""
+        workers = {(len(self.boards), board.index): board.worker for board in self.boards}
+        return {**workers, _XID_WORKER: self.xids.worker} if self.xids else workers
 
     def threads(self) -> list[threading.Thread]:
-        return [board.thread for board in self.boards] + ([self.xids.thread] if self.xids else [])
+        return [worker.thread for worker in self.workers().values() if worker.thread]
 
 
 class NvmlSource:
@@ -86,7 +83,12 @@ class NvmlSource:
         self._stop = threading.Event()
         self._lock = threading.Lock()
         self._samples: dict[str, tuple[GpuSample, ...]] = {}  # board UUID -> the board and its instances
-        self._xids: deque[XidEvent] = deque(maxlen=_MAX_XIDS)
+        self._xids = XidQueue()
+        self._dropped = (0, float("-inf"))  # Xids that were too many, and when that was seen
+        self._workers: dict[tuple[int, int], Worker] = {}  # who was started last, in whatever opening
+        self._inits = 0  # openings that were not shut down
+        self._reopened = float("-inf")  # when NVML was opened again because it was broken
+        self._told: dict[str, str] = {}  # collector -> its message as it was logged, without the numbers
         self._opening = _Opening()
         self._state = Collector("nvml", False, 0.0, None, "NVML: not opened yet")
         self._call = ("", 0.0)  # the call of the control thread's own that is under way, and since when; "": none
@@ -108,39 +110,74 @@ class NvmlSource:
             return {sample.info.key: sample for group in self._samples.values() for sample in group}
 
     def take_xids(self) -> list[XidEvent]:
-        taken = []
-        while self._xids:
-            taken.append(self._xids.popleft())
-        return taken
+        return self._xids.take()
 
     def collectors(self) -> list[Collector]:
         now, opening, state, (call, since) = time.monotonic(), self._opening, self._state, self._call
         if call and now - since > self._deadline:
             message = f"NVML: {call} has not returned for {now - since:.0f} s; look at the kernel log"
             state = Collector("nvml", False, now - since, state.last_success, message)
+        if self._thread.ident and not self._thread.is_alive() and not self._stop.is_set() and not self.fatal:
+            message = "NVML: the thread that opens it has ended; restart this process"
+            state = Collector("nvml", False, 0.0, state.last_success, message)
         if opening.stop.is_set():
             return [state]  # NVML is closed: there is nothing whose state could be told
+        return [state, *self._parts(opening, now)]
+
+    def _parts(self, opening: _Opening, now: float) -> list[Collector]:
         boards = [board.collector(now, self._deadline) for board in opening.boards]
-        xids = [opening.xids.collector(now)] if opening.xids else []
-        return [state, *xids, *boards]
+        if not opening.xids:
+            return boards
+        xids, (dropped, at) = opening.xids.collector(now), self._dropped
+        if xids.success and now - at < _DROPPED_SECONDS:
+            message = f"NVML: {dropped} Xid events came too fast and were not counted; look at the kernel log"
+            xids = Collector("xid", False, xids.seconds, xids.last_success, message)
+        return [xids, *boards]
 
     def _control(self) -> None:
         while not self._stop.is_set():
             began = time.monotonic()
             self._call = ("opening it", began)
             try:
-                opening = self._open()
-            except _Unavailable as reason:
+                self._session(began)
+            except Unavailable as reason:
                 self._set_state(began, str(reason))
                 self.fatal = str(reason) if reason.fatal else ""
-                self._notify()
-                if self.fatal:
-                    return
-                self._stop.wait(self._retry)
+            except Exception as error:  # whatever the library or this machine does, the next attempt comes
+                what = f"{type(error).__name__}: {error}".replace("\n", " ")
+                self._set_state(began, f"NVML: {what}; tried again every {self._retry:g} s")
+            else:
                 continue
+            self._notify()
+            if self.fatal:
+                return
+            self._stop.wait(self._retry)
+
+    def _session(self, began: float) -> None:
+        """NVML from its opening to its end. Raises Unavailable, and what the machine raises; NVML is closed then."""
+        version, count = initialise(self._library)
+        self._inits += 1
+        before, opening = self._opening, _Opening()
+        try:
+            opening.xids = xids = XidWatch(self._emit, opening.stop)
+            for index in range(count):
+                # The same number of GPUs as before: an index names the GPU that it named then.
+                info = before.boards[index].info if len(before.boards) == count else None
+                board = Board(index, version, self._interval, info, xids, opening.claim, self._publish, opening.stop)
+                opening.boards.append(board)
+            self._opening = opening
+            log.info("NVML opened: driver %s, %d GPUs", version, count)
             self._set_state(began, "")
             self._watch(opening)
+        finally:
             self._close(opening)
+
+    def _begin(self, opening: _Opening) -> None:
+        """Start the threads that do not run, the Xid thread first; none while an earlier one hangs at the same work."""
+        for key, worker in sorted(opening.workers().items()):
+            worker.start(self._workers.get(key))
+            if worker.alive:
+                self._workers[key] = worker
 
     def _set_state(self, began: float, message: str) -> None:
         now = time.monotonic()
@@ -149,42 +186,18 @@ class NvmlSource:
         self._call = ("", 0.0)
         self._state = Collector("nvml", not message, now - began, self._state.last_success if message else now, message)
 
-    def _open(self) -> _Opening:
-        """Raises _Unavailable."""
-        try:
-            if self._library:
-                # pynvml would ask the loader; the file that the operator named goes before it.
-                pynvml.nvmlLib = ctypes.CDLL(self._library)
-        except OSError as error:
-            raise _Unavailable(f"NVML: {error}; check --nvml.library") from None
-        try:
-            # Without the flag a node whose only GPU is gone would look like one without a driver.
-            pynvml.nvmlInitWithFlags(pynvml.NVML_INIT_FLAG_NO_GPUS)
-        except pynvml.NVMLError as error:
-            raise _unavailable(error) from None
-        try:
-            version, count = _node()
-        except _Unavailable:
-            _shut_down()  # else the next opening would not be one
-            raise
-        opening = _Opening()
-        opening.xids = xids = XidWatch(self._emit, opening.stop)
-        # The same number of GPUs as before: an index names the GPU that it named then.
-        before = self._opening.boards if len(self._opening.boards) == count else [None] * count
-        for index, old in enumerate(before):
-            info = old.info if old else None
-            opening.boards.append(Board(index, version, self._interval, info, xids, self._publish, opening.stop))
-        self._opening = opening
-        log.info("NVML opened: driver %s, %d GPUs", version, count)
-        return opening
-
     def _watch(self, opening: _Opening) -> None:
         """Until the program ends or NVML must be opened again."""
         looked = lost_since = time.monotonic()
         hung: list[bool] = []
+        self._begin(opening)
         while not self._stop.wait(min(self._interval, 1.0)):
             now = time.monotonic()
-            if broken := self._broken(opening):
+            self._begin(opening)
+            self._tell(opening, now)
+            broken = self._broken(opening, now)
+            if broken and now - self._reopened >= self._retry:
+                self._reopened = now
                 log.warning("NVML: %s; opening it again", pynvml.NVMLError(broken))
                 return
             if not opening.boards or not all(board.lost for board in opening.boards):
@@ -197,13 +210,31 @@ class NvmlSource:
                 if self._count_changed(opening):
                     log.warning("NVML: the number of GPUs has changed; opening it again")
                     return
+            self._mark_silent(opening, now)
             self._mark_gone(opening, now)
             if hung != (hung := [board.hung(now, self._deadline) for board in opening.boards]):
                 self._notify()
 
-    def _broken(self, opening: _Opening) -> int:
-        codes = [board.broken for board in opening.boards] + [opening.xids.broken if opening.xids else 0]
-        return next(filter(None, codes), 0)
+    def _broken(self, opening: _Opening, now: float) -> int:
+        """The error after which NVML must be opened again, 0: none. One GPU's alone is that GPU's trouble."""
+        if opening.xids and opening.xids.broken:
+            return opening.xids.broken
+        heard = [board.broken for board in opening.boards if not board.stuck(now, self._deadline)]
+        return heard[0] if heard and all(heard) else 0
+
+    def _tell(self, opening: _Opening, now: float) -> None:
+        """Log what the collectors say, once when it changes."""
+        if self._xids.dropped > self._dropped[0]:
+            self._dropped = (self._xids.dropped, now)
+        for collector in self._parts(opening, now):
+            kind = _NUMBER.sub("", collector.message)
+            if kind == self._told.get(collector.name, ""):
+                continue
+            self._told[collector.name] = kind
+            if kind:
+                log.warning("%s", collector.message)
+            else:
+                log.info("%s is well again", collector.name)
 
     def _count_changed(self, opening: _Opening) -> bool:
         self._call = ("nvmlDeviceGetCount", time.monotonic())
@@ -214,12 +245,29 @@ class NvmlSource:
         finally:
             self._call = ("", 0.0)
 
+    def _mark_silent(self, opening: _Opening, now: float) -> None:
+        """A GPU of which nothing was heard yet is there all the same."""
+        for board in opening.boards:
+            if board.published or not board.stuck(now, self._deadline):
+                continue
+            with self._lock:
+                remembered = board.info and opening.names.get(board.info.key.uuid, board) is board
+                info = board.info if board.info and remembered else placeholder(board.index)
+                if info.key.uuid in self._samples or board.published:
+                    continue
+                missing = dict.fromkeys(BOARD_SIGNALS, "timeout")
+                self._samples[info.key.uuid] = (GpuSample(info, "nvml", now, {}, missing),)
+            self._notify()
+
     def _mark_gone(self, opening: _Opening, now: float) -> None:
         """GPUs that were there when NVML was opened before are lost, once it is known who is there now."""
         if not all(board.info and (board.identified or board.lost) for board in opening.boards):
             return
         present = {board.info.key.uuid for board in opening.boards if board.info}
+        nobody = {placeholder(index).key.uuid for index in range(MAX_GPUS)}
         with self._lock:
+            for uuid in nobody & self._samples.keys():
+                del self._samples[uuid]
             gone = [group for uuid, group in self._samples.items() if uuid not in present]
             fresh = [group for group in gone if now - group[0].at >= self._interval]
             for group in fresh:
@@ -236,11 +284,13 @@ class NvmlSource:
         deadline = time.monotonic() + _JOIN_SECONDS
         for thread in opening.threads():
             thread.join(max(0.0, deadline - time.monotonic()))
-        if any(thread.is_alive() for thread in opening.threads()):
+        if any(worker.alive for worker in self._workers.values()):
             log.warning("NVML: a call hangs; NVML is left open")
             return
         self._call = ("nvmlShutdown", time.monotonic())
-        _shut_down()
+        while self._inits:  # NVML counts; it ends with the last one
+            self._inits -= 1
+            shut_down()
         self._call = ("", 0.0)
 
     def _publish(self, board: Board, samples: tuple[GpuSample, ...]) -> None:
@@ -251,30 +301,5 @@ class NvmlSource:
         self._notify()
 
     def _emit(self, event: XidEvent) -> None:
-        self._xids.append(event)
-        self._notify()
-
-
-def _node() -> tuple[str, int]:
-    """Driver version and number of GPUs. Raises _Unavailable."""
-    try:
-        version, count = str(pynvml.nvmlSystemGetDriverVersion()), int(pynvml.nvmlDeviceGetCount())
-    except pynvml.NVMLError as error:
-        raise _unavailable(error) from None
-    except UnicodeDecodeError:
-        raise _Unavailable(f"NVML: the driver's version is no text; nvidia-smi must work here, {_OFF}") from None
-    if count > _MAX_GPUS:
-        raise _Unavailable(f"NVML: it says that there are {count} GPUs; nvidia-smi must work here, {_OFF}")
-    return version, count
-
-
-def _shut_down() -> None:
-    try:
-        pynvml.nvmlShutdown()
-    except pynvml.NVMLError as error:
-        log.debug("nvmlShutdown: %s", error)
-
-
-def _unavailable(error: "pynvml.NVMLError") -> _Unavailable:
-    fix = _FIXES.get(error.value, f"nvidia-smi must work here, {_OFF}")
-    return _Unavailable(f"NVML: {error}; {fix}", error.value == LIB_RM_VERSION_MISMATCH)
+        if self._xids.put(event):
+            self._notify()

@@ -30,6 +30,7 @@ from exporter.sources.nvml_calls import (
 )
 from exporter.sources.nvml_events import XidWatch, address
 from exporter.sources.nvml_reader import Answer, Reader, unread
+from exporter.sources.nvml_worker import Worker
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +38,8 @@ log = logging.getLogger(__name__)
 LOOK_SECONDS = 10.0
 #: No board has more; NVML's count is not believed beyond.
 _MAX_INSTANCES = 32
+#: Tracebacks of one GPU that are logged in one opening of NVML, each once.
+_MAX_TRACEBACKS = 8
 
 _LOST = "look for Xid errors in the kernel log, drain the node and power-cycle it"
 _HANGS = "look for Xid errors in the kernel log; reset the GPU or restart the node"
@@ -53,8 +56,14 @@ class _Part(NamedTuple):
     reader: Reader
 
 
+class _Nameless(Exception):
+    """The GPU has no identity of its own."""
+
+
 class Board:
-    """`publish` is called in the board's thread with the samples of the board and of its instances, board first."""
+    """`claim` says whether the UUID is this board's and no other's. `publish` is called in the board's thread with the
+    samples of the board and of its instances, board first.
+    """
 
     def __init__(
         self,
@@ -63,6 +72,7 @@ class Board:
         interval: float,
         remembered: GpuInfo | None,
         xids: XidWatch,
+        claim: Callable[["Board", str], bool],
         publish: Callable[["Board", tuple[GpuSample, ...]], None],
         stop: threading.Event,
     ) -> None:
@@ -71,10 +81,12 @@ class Board:
         self.info = remembered
         self.identified = False
         self.lost = ""
-        self.broken = 0  # the error code after which NVML must be opened again, 0: none
+        self.broken = 0  # the error code of the last poll, if it is one of BROKEN; 0: it is not
+        self.published = False
         self._driver_version = driver_version
         self._interval = interval
         self._xids = xids
+        self._claim = claim
         self._publish = publish
         self._stop = stop
         self._parts: list[_Part] = []
@@ -86,17 +98,25 @@ class Board:
         self._seconds = 0.0
         self._last_success: float | None = None
         self._error = ""
-        self.thread = threading.Thread(target=self._run, name=f"nvml-gpu-{index}", daemon=True)
-        self.thread.start()
+        self._told: set[str] = set()  # exceptions whose traceback was logged
+        self.worker = Worker(f"nvml-gpu-{index}", self._run, stop)
 
     def hung(self, now: float, deadline: float) -> bool:
         since = self._since
         return since is not None and now - since > deadline
 
+    def stuck(self, now: float, deadline: float) -> bool:
+        """It hangs, or its thread cannot be started."""
+        return bool(self.worker.error) or self.hung(now, deadline)
+
     def collector(self, now: float, deadline: float) -> Collector:
         name, since, message = f"nvml-{self.index}", self._since, self._error
         seconds = self._seconds
-        if since is not None and now - since > deadline:
+        if self.worker.error:
+            message = f"{self._who()}: {self.worker.error}"
+        elif self.worker.died:
+            message = f"{self._who()}: the thread that reads it has ended; restart this process"
+        elif since is not None and now - since > deadline:
             seconds = now - since
             calls = [part.reader.doing for part in list(self._parts)] + [self._doing]
             call = next(filter(None, calls), "a call")
@@ -111,11 +131,18 @@ class Board:
             self._since = at = time.monotonic()
             try:
                 self._poll(at)
+                self.broken = 0
             except pynvml.NVMLError as error:
-                self._failed(error, at)
+                self.broken = error.value if error.value in BROKEN else 0
+                self._failed(str(error), error.value, at)
+            except _Nameless as error:
+                self._failed(str(error), 0, at)
             except Exception as error:  # whatever a driver answers, the next poll comes
-                log.exception("%s", self._who())
-                self._error = f"{self._who()}: {type(error).__name__}: {error}; {_FAILED}"
+                what = f"{type(error).__name__}: {error}".replace("\n", " ")
+                if what not in self._told and len(self._told) < _MAX_TRACEBACKS:
+                    self._told.add(what)
+                    log.exception("%s", self._who())
+                self._failed(what, 0, at)
             self._seconds = time.monotonic() - at
             self._since = None
             # All GPUs of a node are read at the same tick, so that a tick makes one snapshot.
@@ -156,28 +183,34 @@ class Board:
         finally:
             self._doing = ""
 
-    def _try(self, name: str, *arguments: Any) -> Any:
-        """The same; None if the GPU does not tell. Raises pynvml.NVMLError with a code in BROKEN."""
+    def _try(self, name: str, *arguments: Any, pick: Callable[[Any], Any] | None = None, refused: bool = False) -> Any:
+        """The same; None if the GPU does not tell. Raises pynvml.NVMLError with a code in BROKEN, `refused`: any."""
         try:
-            return self._ask(name, *arguments)
+            answer = self._ask(name, *arguments)
+            return pick(answer) if pick else answer
         except pynvml.NVMLError as error:
-            if error.value in BROKEN:
+            if refused or error.value in BROKEN:
                 raise
         except UnicodeDecodeError:
             pass  # a text that is none
         return None
 
     def _identify(self) -> GpuInfo:
-        """Who the GPU is. Raises pynvml.NVMLError if it cannot be told."""
+        """Who the GPU is. Raises pynvml.NVMLError or _Nameless if it cannot be told."""
         handle = self._ask("nvmlDeviceGetHandleByIndex", self.index)
-        uuid = str(self._ask("nvmlDeviceGetUUID", handle))
-        pci = self._try("nvmlDeviceGetPciInfo", handle)
+        uuid = self._try("nvmlDeviceGetUUID", handle, refused=True)
+        if not uuid:
+            raise _Nameless("its UUID is no text")
+        if not self._claim(self, uuid):
+            self.info = None
+            raise _Nameless(f"another GPU of this node has its UUID {uuid}")
+        address_of = self._try("nvmlDeviceGetPciInfo", handle, pick=_bus_id)
         minor = self._try("nvmlDeviceGetMinorNumber", handle)
         info = GpuInfo(
             key=GpuKey(uuid),
             index=str(self.index),
             name=self._try("nvmlDeviceGetName", handle) or "",
-            pci_bus_id=str(pci.busId) if pci else "",
+            pci_bus_id=address_of or "",
             driver_version=self._driver_version,
             minor="" if minor in (None, UNSET) else str(minor),
         )
@@ -257,16 +290,20 @@ class Board:
             for info, answer in answers
         )
         if not self._stop.is_set():  # else a call has hung until after this opening of NVML
+            self.published = True
             self._publish(self, tuple(samples))
 
-    def _failed(self, error: "pynvml.NVMLError", at: float) -> None:
-        """The GPU did not even say who it is, or NVML is broken for all."""
-        if error.value in BROKEN:
-            self._since, self.broken = None, error.value
-            self._stop.wait()
-            return
-        self._take([(self.info or placeholder(self.index), unread(BOARD_SIGNALS, error.value))], at)
-        self._error = f"{self._who()}: {error}; {_FAILED}"
+    def _failed(self, what: str, code: int, at: float) -> None:
+        """Nothing could be read: NVML's error code, 0 for what is none. It may be this GPU's trouble alone."""
+        self._look_soon()
+        board = (self.info or placeholder(self.index), unread(BOARD_SIGNALS, code))
+        signals = [row.signal for row in INSTANCE_ROWS]
+        self._take([board, *((part.info, unread(signals, code)) for part in self._parts[1:])], at)
+        self._error = f"{self._who()}: {what}; {_FAILED}"
+
+
+def _bus_id(pci: Any) -> str:
+    return str(pci.busId)
 
 
 def placeholder(index: int) -> GpuInfo:

@@ -5,7 +5,6 @@ May not be in here: what an Xid means, polling.
 NVML replays nothing: an Xid from before a GPU was registered is not seen here.
 """
 
-import contextlib
 import ctypes
 import logging
 import threading
@@ -18,7 +17,9 @@ import pynvml
 from exporter.core import xid
 from exporter.core.model import Collector, GpuKey, XidEvent
 from exporter.sources.nvml_calls import BROKEN, UNSUPPORTED, Handle
+from exporter.sources.nvml_queue import XidLog
 from exporter.sources.nvml_reader import reason
+from exporter.sources.nvml_worker import Worker
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +27,8 @@ log = logging.getLogger(__name__)
 WAIT_MILLISECONDS = 1000
 #: Seconds until a set that failed is made anew.
 RENEW_SECONDS = 1.0
+#: So long a GPU's first poll waits at most for the first set, so that it is registered from its first sample on.
+FIRST_SECONDS = 0.2
 XID, MIG_CHANGE = pynvml.nvmlEventTypeXidCriticalError, pynvml.nvmlEventMigConfigChange
 #: GI and CI id of an event that belongs to the whole board, or to nobody in particular.
 _NOT_ATTRIBUTED = 0xFFFFFFFF
@@ -57,13 +60,15 @@ class XidWatch:
         # Handle's address -> UUID, and what to call when MIG changes: a dead GPU cannot be asked who it is any more.
         self._boards: dict[int, tuple[str, Callable[[], None]]] = {}
         self._set: _EventSet | None = None
-        with contextlib.suppress(pynvml.NVMLError):  # the thread tries again, and says why not
-            self._set = _EventSet()
-        self._none = "unknown_error"  # why Xids are not watched while there is no set
+        self._tried = threading.Event()  # the first set was made, or failed, or somebody has waited long enough for it
+        self._none = "timeout"  # why Xids are not watched while there is no set
         self._turned: float = time.monotonic()  # when the thread last came round
+        self._doing = ""
         self._error = ""
-        self.thread = threading.Thread(target=self._run, name="nvml-xid", daemon=True)
-        self.thread.start()
+        self._final = False  # there will never be Xids in this opening
+        self._refusals: dict[str, str] = {}  # UUID -> why it was not registered, as it was logged
+        self._log = XidLog()
+        self.worker = Worker("nvml-xid", self._run, stop)
 
     def register(self, handle: Handle, uuid: str, mig_changed: Callable[[], None], again: bool) -> str:
         """Why the GPU's Xids are not watched now (one of signals.MISSING_REASONS); "" if they are.
@@ -71,6 +76,10 @@ class XidWatch:
         To be called in the GPU's own thread at every poll, since it may hang on a sick GPU; it asks NVML once for each
         event set, and once more with `again` where that may help. Raises pynvml.NVMLError with a code in BROKEN.
         """
+        if not self._final and not self.worker.alive:
+            return "unknown_error"
+        if not self._tried.wait(FIRST_SECONDS):
+            self._tried.set()
         with self._lock:
             events = self._set
             if events is None:
@@ -81,34 +90,53 @@ class XidWatch:
             self._boards[address(handle)] = (uuid, mig_changed)
             events.busy += 1
         try:
-            why = _registered(handle, uuid, events.pointer)
+            why, line = _registered(handle, uuid, events.pointer)
         finally:
             with self._lock:
                 events.busy -= 1
         events.told[uuid] = why
+        if line != self._refusals.get(uuid, ""):
+            self._refusals[uuid] = line
+            if line:
+                log.warning(line)
         return why
 
     def collector(self, now: float) -> Collector:
-        late = self.thread.is_alive() and now - self._turned > 3 * WAIT_MILLISECONDS / 1000 and not self._error
-        message = "NVML: waiting for Xid events hangs; look for a sick GPU" if late else self._error
+        if self.worker.error:
+            return Collector("xid", False, 0.0, None, f"NVML: no Xid events: {self.worker.error}")
+        if self.worker.died and not self._final:
+            message = "NVML: no Xid events: the thread that waits for them has ended; restart this process"
+            return Collector("xid", False, 0.0, self._turned, message)
+        late = self.worker.alive and now - self._turned > 3 * WAIT_MILLISECONDS / 1000 and not self._error
+        message = f"NVML: waiting for Xid events hangs in {self._doing}; look for a sick GPU" if late else self._error
         return Collector("xid", not message, now - self._turned if late else 0.0, self._turned, message)
 
     def _run(self) -> None:
-        while not self._stop.is_set():
+        self._turned = time.monotonic()
+        while not self._stop.is_set() and not self._final:
             try:
-                if self._set is None:
-                    self._set = _EventSet()
-                event = pynvml.nvmlEventSetWait_v2(self._set.pointer, WAIT_MILLISECONDS)
+                self._turn()
             except pynvml.NVMLError as error:
-                if error.value != _TIMEOUT:
-                    if self._failed(error):
-                        return
-                    continue
-            else:
-                self._take(event)
-            self._error = ""
-            self._turned = time.monotonic()
+                self._failed(f"{error}", error.value)
+            except Exception as error:  # whatever a driver makes pynvml say, the next set comes
+                self._failed(f"{type(error).__name__}: {error}".replace("\n", " "), 0)
+            self._tried.set()
         self._free()
+
+    def _turn(self) -> None:
+        """Wait once. Raises what pynvml raises."""
+        if self._set is None:
+            self._doing = "nvmlEventSetCreate"
+            self._set = _EventSet()
+            self._tried.set()
+        self._doing = "nvmlEventSetWait"
+        try:
+            self._take(pynvml.nvmlEventSetWait_v2(self._set.pointer, WAIT_MILLISECONDS))
+        except pynvml.NVMLError as error:
+            if error.value != _TIMEOUT:
+                raise
+        self.broken, self._error, self._turned = 0, "", time.monotonic()
+        self._log.flush(self._turned)
 
     def _take(self, event: "pynvml.c_nvmlEventData_t") -> None:
         uuid, mig_changed = self._boards.get(address(event.device), ("", None))
@@ -118,27 +146,26 @@ class XidWatch:
             return
         code = int(event.eventData)
         if not uuid or not 0 < code <= _HIGHEST:
-            log.warning("Xid event %d of an unknown GPU was dropped", code)
+            self._log.say("", 0, f"Xid event {code} of an unknown GPU was dropped", time.monotonic())
             return
         instance = "" if event.gpuInstanceId == _NOT_ATTRIBUTED else str(event.gpuInstanceId)
-        log.warning("GPU %s: Xid %d: %s", uuid, code, xid.of(code).meaning)
-        self._emit(XidEvent(GpuKey(uuid, instance), code, time.monotonic(), "nvml"))
+        now = time.monotonic()
+        self._log.say(uuid, code, f"GPU {uuid}: Xid {code}: {xid.of(code).meaning}", now)
+        self._emit(XidEvent(GpuKey(uuid, instance), code, now, "nvml"))
 
-    def _failed(self, error: "pynvml.NVMLError") -> bool:
-        """Whether that was all. One lost GPU can spoil the set for all: the next one is without those that refuse."""
+    def _failed(self, what: str, code: int) -> None:
+        """code: NVML's, 0 for what is none. One lost GPU can spoil the set for all: the next is without who refuses."""
         made = self._set is not None
+        self._doing = "nvmlEventSetFree"
         self._free()
-        if error.value in BROKEN:
-            self.broken = error.value
-            return True
-        if not made and error.value in UNSUPPORTED:
-            self._none = "not_supported"
-            self._error = f"NVML: no Xid events ({error}); let the kernel log tell them"
-            log.warning(self._error)
-            return True
-        self._error = f"NVML: waiting for Xid events failed ({error}); tried again every second"
+        if not made and code in UNSUPPORTED:
+            self._none, self._final = "not_supported", True
+            self._error = f"NVML: no Xid events ({what}); let the kernel log tell them"
+            return
+        self._none = "unknown_error"
+        self.broken = code if code in BROKEN else 0
+        self._error = f"NVML: waiting for Xid events failed ({what}); tried again every second"
         self._stop.wait(RENEW_SECONDS)
-        return False
 
     def _free(self) -> None:
         """Give the set up. One that a GPU's registration hangs in is left to it."""
@@ -148,12 +175,12 @@ class XidWatch:
             return
         try:
             pynvml.nvmlEventSetFree(events.pointer)
-        except pynvml.NVMLError as error:
+        except Exception as error:  # it is given up in any case
             log.debug("freeing the event set: %s", error)
 
 
-def _registered(handle: Handle, uuid: str, events: Any) -> str:
-    """XidWatch.register, of NVML itself."""
+def _registered(handle: Handle, uuid: str, events: Any) -> tuple[str, str]:
+    """XidWatch.register, of NVML itself, and the line to log about it."""
     try:
         supported = pynvml.nvmlDeviceGetSupportedEventTypes(handle) & (XID | MIG_CHANGE)
         if supported:
@@ -161,12 +188,11 @@ def _registered(handle: Handle, uuid: str, events: Any) -> str:
     except pynvml.NVMLError as error:
         if error.value in BROKEN:
             raise
-        log.warning("GPU %s: no Xid events (%s); only its other readings are judged", uuid, error)
-        return "not_supported" if error.value in UNSUPPORTED else reason(error.value)
+        why = "not_supported" if error.value in UNSUPPORTED else reason(error.value)
+        return why, f"GPU {uuid}: no Xid events ({error}); only its other readings are judged"
     if not supported & XID:
-        log.info("GPU %s reports no Xid events; only its other readings are judged", uuid)
-        return "not_supported"
-    return ""
+        return "not_supported", f"GPU {uuid} reports no Xid events; only its other readings are judged"
+    return "", ""
 
 
 def address(handle: Handle) -> int:

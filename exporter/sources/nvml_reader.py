@@ -99,11 +99,11 @@ class Reader:
 
     def read(self, look: bool = True) -> Answer:
         """All signals as they are now. look: the slow ones too. Raises pynvml.NVMLError with a code in BROKEN only."""
+        kept, self._kept = self._kept, None  # what raises keeps nothing
         found = self._round(self._fast)
-        kept = self._kept
         if look or kept is None or found.failed:
             kept = self._round(self._slow)
-            self._kept = None if kept.failed else kept
+        self._kept = None if kept.failed else kept
         self.doing = ""
         codes = found.codes | kept.codes
         if GPU_IS_LOST in codes:
@@ -158,7 +158,7 @@ class Reader:
                 raise
             unsupported = call.refusals if call else UNSUPPORTED
             return [(NOT_SUPPORTED if error.value in unsupported else error.value, 0.0)] * len(wanted)
-        except (ValueError, IndexError, OverflowError, MemoryError):
+        except Exception:
             return [(UNKNOWN, 0.0)] * len(wanted)  # an answer that pynvml cannot make sense of
         return [_picked(way, answer) for _, way in wanted]
 
@@ -192,7 +192,10 @@ class Reader:
 
 
 def _picked(way: Way, answer: Any) -> tuple[int, float]:
-    number = way.pick(answer)
+    try:
+        number = way.pick(answer)
+    except Exception:
+        return UNKNOWN, 0.0  # an answer that is not what it should be costs its own signal
     return (NOT_SUPPORTED, 0.0) if number is None else (0, number)
 
 

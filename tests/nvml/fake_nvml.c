@@ -390,8 +390,13 @@ static int64_t mig_number(const device *d, int field) {
     return mig_field(d, field, word, sizeof word) ? 0 : strtoll(word, NULL, 0);
 }
 
-static int identity(const device *d, const char *name, const char *preset, int field, char *out, unsigned room) {
+static int identity(const device *d, const char *name, const char *preset, int field, char *out, unsigned room, int fault) {
     char made[96];
+    if (fault) {  /* no text in any encoding that matters */
+        memset(out, 0xff, room - 1);
+        out[room - 1] = 0;
+        return OK;
+    }
     if (d->mig >= 0) return mig_field(d, field, out, room);
     const char *given = look2(d->gpu, "", name);
     snprintf(made, sizeof made, preset, d->gpu);
@@ -399,15 +404,15 @@ static int identity(const device *d, const char *name, const char *preset, int f
 }
 
 EXPORT int nvmlDeviceGetUUID(device *d, char *out, unsigned room) {
-    CALL(d, result = identity(d, "uuid", "GPU-00000000-0000-0000-0000-00000000000%x", 2, out, room))
+    CALL(d, result = identity(d, "uuid", "GPU-00000000-0000-0000-0000-00000000000%x", 2, out, room, fault))
 }
 
 EXPORT int nvmlDeviceGetName(device *d, char *out, unsigned room) {
-    CALL(d, result = identity(d, "name", "NVIDIA H100 80GB HBM3", 3, out, room))
+    CALL(d, result = identity(d, "name", "NVIDIA H100 80GB HBM3", 3, out, room, fault))
 }
 
 EXPORT int nvmlDeviceGetPciInfo_v3(device *d, pci_info *out) {
-    CALL(d, memset(out, 0, sizeof *out); result = identity(d, "pci", "00000000:%02X:00.0", 0, out->bus_id, 32))
+    CALL(d, memset(out, 0, sizeof *out); result = identity(d, "pci", "00000000:%02X:00.0", 0, out->bus_id, 32, fault))
 }
 
 static void memory(const device *d, uint64_t *total, uint64_t *used, uint64_t *reserved, uint64_t *available) {

@@ -91,7 +91,9 @@ class Running:
         return failed
 
     def threads(self) -> list[threading.Thread]:
-        return [self.source._thread, *self.source._opening.threads()]
+        # Those of earlier openings that still hang, too.
+        late = [worker.thread for worker in self.source._workers.values() if worker.thread]
+        return [self.source._thread, *self.source._opening.threads(), *late]
 
     def stop(self) -> float:
         began = time.monotonic()
@@ -106,6 +108,7 @@ def starting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]
     """The body of a fixture: gives start(state of the fake, **arguments of NvmlSource). Every poll is a look."""
     monkeypatch.setattr(nvml_events, "WAIT_MILLISECONDS", 20)
     monkeypatch.setattr(nvml_events, "RENEW_SECONDS", 0.02)
+    monkeypatch.setattr(nvml_events, "FIRST_SECONDS", 0.05)  # less than the deadline of the tests' polls
     monkeypatch.setattr(nvml_board, "LOOK_SECONDS", 0.0)
     running: list[Running] = []
 
