@@ -163,10 +163,10 @@ def test_the_cases_are_every_call_that_the_source_makes(start: Start) -> None:
 def test_an_error_on_a_call(start: Start, fault: str, cases: tuple[Case, ...]) -> None:
     faults = {f"gpu{place}.{case.key('call')}": fault for place, case in enumerate(cases)}
     running = start({**node(cases), **faults}, interval=INTERVAL)
-    well = {kind: running.sample(key) for kind, key in WELL.items()}
-    well_instance = running.sample(GpuKey(WELL["mig"].uuid, INSTANCE))
+    well = {kind: running.read(key) for kind, key in WELL.items()}
+    well_instance = running.read(GpuKey(WELL["mig"].uuid, INSTANCE))
     assert fresh_within_two_intervals(running, WELL["new"])
-    assert verdict(running.sample(WELL["new"])).state == verdict(running.sample(WELL["old"])).state == "healthy"
+    assert verdict(running.read(WELL["new"])).state == verdict(running.read(WELL["old"])).state == "healthy"
     opened = running.nvml.calls("nvmlInitWithFlags")
     for place, case in enumerate(cases):
         sick = next(s for s in running.source.samples().values() if s.info.index == str(place) and not s.info.profile)
@@ -231,11 +231,11 @@ def test_a_call_that_hangs(start: Start, cases: tuple[Case, ...]) -> None:
     state = node(cases)
     hangs = {f"gpu{place}.{case.key('hang')}": 30 for place, case in enumerate(cases)}
     at_start = {key: hang for (key, hang), case in zip(hangs.items(), cases, strict=True) if case.call in ONCE}
-    running = start({**state, **at_start}, interval=INTERVAL, deadline=3 * INTERVAL)
+    running = start({**state, **at_start}, interval=INTERVAL, deadline=10 * INTERVAL)
     for place, case in enumerate(cases):
         if case.call not in ONCE:
-            running.sample(KEYS[place])
-    usual = {kind: running.sample(key) for kind, key in WELL.items()}
+            running.read(KEYS[place])
+    usual = {kind: running.read(key) for kind, key in WELL.items()}
     running.nvml.set(hangs)
     for place, case in enumerate(cases):
         late = running.failure(f"nvml-{place}", "has not returned")

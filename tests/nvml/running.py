@@ -60,6 +60,16 @@ class Running:
         found: GpuSample = self.until(newest)
         return found
 
+    def read(self, key: GpuKey) -> GpuSample:
+        """The GPU's first sample with a value in it: until its first poll is over, a GPU is shown without any."""
+
+        def newest() -> GpuSample | None:
+            sample = self.source.samples().get(key)
+            return sample if sample and sample.values else None
+
+        found: GpuSample = self.until(newest)
+        return found
+
     def change(self, state: Mapping[str, object]) -> float:
         """Set the driver's state; the moment after which polls show it."""
         self.nvml.set(state)

@@ -115,9 +115,12 @@ def verdict(look: Look) -> Iterator[Said]:
 def _judged(look: Look) -> Iterator[Said]:
     """The GPUs that are seen, MIG instances where they differ from their boards."""
     states: dict[GpuKey, str] = {}
+    unread = _unread(look)
     for gpu in look.probe.snapshot.gpus:
         key, state = gpu.info.key, gpu.verdict.state
         states[key] = state
+        if gpu.info.index in unread:
+            continue  # the call that does not return says more than all that follows from it
         if key.instance and state == states.get(GpuKey(key.uuid)):
             continue  # what is said of the board holds for it
         subject = name(look, gpu) + (f" MIG {key.instance}" if key.instance else "")
@@ -136,13 +139,20 @@ def _judged(look: Look) -> Iterator[Said]:
 
 def _silent(look: Look) -> Iterator[Said]:
     """The boards that NVML counts and nobody has read."""
-    seen = {gpu.info.index for gpu in look.probe.snapshot.gpus}
+    seen = {gpu.info.index for gpu in look.probe.snapshot.gpus} - _unread(look)
     for board in look.probe.boards():
         index = board.name.removeprefix("nvml-")
         if index not in seen:
             cause, fix = split(board.message) if board.message else (f"no answer in {look.probe.seconds:.0f} s", _SICK)
             # Who it is stands before the colon.
             yield fail(cause.split(": ", 1)[-1], fix, f"GPU {index}")
+
+
+def _unread(look: Look) -> set[str]:
+    """Indices of the GPUs of which nothing was read, by those whose collector says why."""
+    why = {board.name.removeprefix("nvml-") for board in look.probe.boards() if board.message}
+    silent = (gpu for gpu in look.probe.snapshot.gpus if all(r.source == "kmsg" for r in gpu.readings.values()))
+    return {gpu.info.index for gpu in silent if gpu.verdict.state == "unknown"} & why
 
 
 @_of_boards
