@@ -16,6 +16,7 @@ from prometheus_client.openmetrics.exposition import generate_latest as generate
 from exporter import publish_gpus
 from exporter.core.diagnosis import CAUSES
 from exporter.core.inputs import LIMITS
+from exporter.core.join import is_fresh
 from exporter.core.model import Engine, EngineTarget, Snapshot
 from exporter.kit.version import VERSION
 from exporter.lines import Page, age, join, labels_of
@@ -133,7 +134,7 @@ def _engine(page: Page, engine: Engine, snapshot: Snapshot, now: float) -> None:
     if engine.at is None:
         return
     page.add("plimsoll_engine_reading_age_seconds", labels, age(now, engine.at))
-    if now - engine.at > snapshot.fresh.get("engines", 0.0):
+    if not is_fresh(engine.at, "engines", now, snapshot.fresh):
         return
     for field, family in _ENGINE_READINGS.items():
         page.add(family, labels, getattr(engine.reading, field))

@@ -6,7 +6,7 @@ May not be in here: reading a log (sources/), counting errors (witness.py), I/O,
 from collections import Counter, OrderedDict, deque
 from typing import NamedTuple
 
-from exporter.core.model import XidEvent
+from exporter.core.model import GpuKey, XidEvent
 
 #: Xids that wait: of one code on one board or MIG instance, and of all.
 MAX_EACH = 64
@@ -24,7 +24,7 @@ class Waiting:
         self.lost = 0  # gave way, since this was made
         self._number = 0
         self._events: OrderedDict[int, XidEvent] = OrderedDict()
-        self._each: dict[tuple[str, str, int], deque[int]] = {}  # what is it of -> which they are, the oldest first
+        self._each: dict[tuple[str, GpuKey, int], deque[int]] = {}  # what is it of -> which they are, the oldest first
 
     def __len__(self) -> int:
         return len(self._events)
@@ -55,8 +55,8 @@ class Waiting:
         self._each.clear()
 
 
-def _kind(event: XidEvent) -> tuple[str, str, int]:
-    return event.pci, event.key.instance, event.xid
+def _kind(event: XidEvent) -> tuple[str, GpuKey, int]:
+    return event.pci, event.key, event.xid
 
 
 class Said(NamedTuple):

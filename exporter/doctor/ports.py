@@ -9,10 +9,11 @@ moment gets it.
 import asyncio
 import os
 import socket
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import grpc
 
+from exporter.kit import rpc
 from exporter.kit.fetch import Fetcher, FetchError
 from exporter.pb import signals_pb2 as pb
 from exporter.settings import Settings
@@ -56,27 +57,14 @@ async def _port(option: str, address: tuple[str, int]) -> Port:
                 host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
             )
         for family, kind, protocol, _, own in found:
-            _bind(family, kind, protocol, own)
+            if held := rpc.bound(family, kind, protocol, own):
+                held.close()
     except TimeoutError:
         return Port(option, place, "taken", "the host's name is not answered for")
     except (OSError, UnicodeError) as error:
         number = getattr(error, "errno", None) or 0  # a name that cannot be resolved has a negative one
         return Port(option, place, "taken", os.strerror(number) if number > 0 else str(error))
     return Port(option, place, "free")
-
-
-def _bind(family: int, kind: int, protocol: int, own: tuple[Any, ...]) -> None:
-    """Have the address for a moment. Raises OSError if somebody listens there, or it is not this machine's."""
-    try:
-        held = socket.socket(family, kind, protocol)
-    except OSError:
-        return  # a family that this machine has switched off
-    with held:
-        # As the exporter does: what is left of closed connections does not hold the address.
-        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
-            held.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        held.bind(own)
 
 
 def _reached(address: tuple[str, int]) -> str:

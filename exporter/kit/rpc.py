@@ -4,6 +4,7 @@ May not be in here: services; each program brings its own.
 """
 
 import socket
+from typing import Any
 
 import grpc
 
@@ -24,18 +25,32 @@ def bind(server: grpc.aio.Server, address: tuple[str, int], option: str) -> int:
         raise cannot_listen(option, shown, error) from None
 
 
+def bound(family: int, kind: int, protocol: int, place: tuple[Any, ...]) -> socket.socket | None:
+    """A socket that has the address as a server would; None: a family that this machine has switched off.
+
+    Raises OSError if somebody listens there, or the address is not this machine's.
+    """
+    try:
+        held = socket.socket(family, kind, protocol)
+    except OSError:
+        return None
+    try:
+        # What is left of closed connections does not hold the address.
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            held.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        held.bind(place)
+    except BaseException:
+        held.close()
+        raise
+    return held
+
+
 def _try(host: str, port: int) -> None:
     """Raises OSError if an address of the host is taken or not here."""
     for family, kind, protocol, _, place in socket.getaddrinfo(
         host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
     ):
-        try:
-            probe = socket.socket(family, kind, protocol)
-        except OSError:
-            continue  # a family that this machine has switched off
-        with probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if family == socket.AF_INET6:
-                probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            probe.bind(place)
-            probe.listen(1)  # with SO_REUSEADDR two may be bound to a port, but only one may listen
+        if probe := bound(family, kind, protocol, place):
+            with probe:
+                probe.listen(1)  # with SO_REUSEADDR two may be bound to a port, but only one may listen

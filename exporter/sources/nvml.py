@@ -33,6 +33,8 @@ _JOIN_SECONDS = 1.5
 #: Seconds for which Xids that were too many are told of.
 _DROPPED_SECONDS = 60.0
 _XID_WORKER = (0, 0)
+#: UUIDs that stand for a GPU that has not said who it is.
+_NAMELESS = frozenset(placeholder(index).key.uuid for index in range(MAX_GPUS))
 #: What may change in a message that still says the same.
 _NUMBER = re.compile(r"\d+")
 
@@ -264,9 +266,8 @@ class NvmlSource:
         if not all(board.info and (board.identified or board.lost) for board in opening.boards):
             return
         present = {board.info.key.uuid for board in opening.boards if board.info}
-        nobody = {placeholder(index).key.uuid for index in range(MAX_GPUS)}
         with self._lock:
-            for uuid in nobody & self._samples.keys():
+            for uuid in _NAMELESS & self._samples.keys():
                 del self._samples[uuid]
             gone = [group for uuid, group in self._samples.items() if uuid not in present]
             fresh = [group for group in gone if now - group[0].at >= self._interval]

@@ -1,19 +1,17 @@
 """What keeps a flood of Xids from pushing out the one that counts: a queue and a log, each bounded for every code.
 
-May not be in here: NVML, what an Xid means.
+May not be in here: NVML, what an Xid means, what gives way to what (core/xid_flood.py).
 """
 
 import logging
 import threading
-from collections import deque
 
-from exporter.core.model import GpuKey, XidEvent
+from exporter.core.model import XidEvent
+from exporter.core.xid_flood import Waiting
 
 log = logging.getLogger(__name__)
 
-#: Events of one code of one GPU that are kept until they are taken; the oldest of them give way.
-MAX_OF_A_CODE = 64
-#: Codes, of all GPUs, that are kept or logged at once. There are fewer than 200; the rest is nonsense.
+#: Codes, of all GPUs, that are logged at once. There are fewer than 200; the rest is nonsense.
 _MAX_CODES = 1024
 #: Seconds in which one code of one GPU is logged once; the others are counted.
 _LOG_SECONDS = 60.0
@@ -23,33 +21,25 @@ class XidQueue:
     """Xids that nobody took yet. For any thread."""
 
     def __init__(self) -> None:
-        self.dropped = 0  # since the start
         self._lock = threading.Lock()
-        self._events: dict[tuple[GpuKey, int], deque[tuple[int, XidEvent]]] = {}
-        self._count = 0
+        self._waiting = Waiting()
+
+    @property
+    def dropped(self) -> int:
+        """Since the start."""
+        return self._waiting.lost
 
     def put(self, event: XidEvent) -> bool:
         """Whether it is the first since the last take()."""
         with self._lock:
-            first, kind = not self._events, (event.key, event.xid)
-            if kind not in self._events and len(self._events) >= _MAX_CODES:
-                self.dropped += 1
-                return False
-            queue = self._events.setdefault(kind, deque(maxlen=MAX_OF_A_CODE))
-            self.dropped += len(queue) == MAX_OF_A_CODE
-            self._count += 1
-            queue.append((self._count, event))
+            first = not self._waiting
+            self._waiting.put(event)
             return first
 
     def take(self) -> list[XidEvent]:
         """All of them, in the order in which they came."""
         with self._lock:
-            taken, self._events = self._events, {}
-        return [event for _, event in sorted((pair for queue in taken.values() for pair in queue), key=_place)]
-
-
-def _place(pair: tuple[int, XidEvent]) -> int:
-    return pair[0]
+            return self._waiting.take()
 
 
 class XidLog:

@@ -14,9 +14,10 @@ import pynvml
 import pytest
 
 from exporter.core.model import GpuKey, XidEvent
+from exporter.core.xid_flood import MAX_EACH
 from exporter.sources import nvml
 from exporter.sources.nvml_calls import Call, Row, Way
-from exporter.sources.nvml_queue import MAX_OF_A_CODE, XidLog, XidQueue
+from exporter.sources.nvml_queue import XidLog, XidQueue
 from exporter.sources.nvml_reader import Reader
 from tests.nvml.fake import calls
 from tests.nvml.running import KEYS, UUIDS, Running, Start, starting, verdict
@@ -268,9 +269,9 @@ def test_a_flood_of_one_code_leaves_the_others() -> None:
     for i in range(5000):
         assert not queue.put(XidEvent(KEYS[0], 31, i + 1.0, "nvml"))
     taken = queue.take()
-    assert Counter(event.xid for event in taken) == {79: 1, 31: MAX_OF_A_CODE}
-    assert [event.at for event in taken] == [0.0, *(float(5001 - MAX_OF_A_CODE + i) for i in range(MAX_OF_A_CODE))]
-    assert queue.dropped == 5000 - MAX_OF_A_CODE
+    assert Counter(event.xid for event in taken) == {79: 1, 31: MAX_EACH}
+    assert [event.at for event in taken] == [0.0, *(float(5001 - MAX_EACH + i) for i in range(MAX_EACH))]
+    assert queue.dropped == 5000 - MAX_EACH
     assert queue.take() == []
 
 
@@ -301,6 +302,6 @@ def test_the_log_has_the_first_of_a_minute_and_how_many_came_after_it(caplog: py
 def test_xids_that_were_too_many_are_told_of(start: Start) -> None:
     running: Running = start()
     running.sample()
-    for _ in range(MAX_OF_A_CODE + 10):
+    for _ in range(MAX_EACH + 10):
         running.source._emit(XidEvent(KEYS[0], 31, time.monotonic(), "nvml"))
     assert "10 Xid events" in running.failure("xid", "too fast").message
