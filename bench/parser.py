@@ -2,33 +2,37 @@
 
 Two pages: the captured busy one (48 kB), and the page that a server with 40 such engines would print: each series 40
 times with labels of its own, families kept together, so that it is a valid page and both parsers read all of it.
-prometheus_client keeps every sample of it; ours keeps the families that the exporter wants. What both keep is
-compared before anything is timed. Our parser remembers label sets between pages, as it does in the exporter, where
-the same servers are read every second; "first sight" is without.
+prometheus_client keeps every sample of it; ours keeps the families that the exporter wants of all kinds of servers,
+histograms included. What both keep is compared before anything is timed. Our parser remembers names and labels between
+pages, as it does in the exporter, where the same servers are read every second; "first sight" is without. No number
+stands still: each page differs in all of its numbers from the one before.
 
 Then what reading costs an exporter in all: fetch, parse and readings of 8 real servers once a second.
 """
 
 import asyncio
+import re
 import sys
 import time
 from asyncio.subprocess import PIPE
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from functools import partial
+from itertools import cycle
 from pathlib import Path
 from typing import NamedTuple
 
 from prometheus_client.parser import text_string_to_metric_families
 
 from bench.peers import engine
-from exporter.core import engines, exposition
+from exporter.core import engines
 from exporter.core.engines import WANTED
 from exporter.core.exposition import ExpositionError, parse
-from exporter.core.model import EngineTarget
+from exporter.core.exposition_lines import remembered_labels
+from exporter.core.model_engines import EngineTarget
 from exporter.kit.fetch import Fetcher
 from exporter.sources.engines import EngineSource
-from tests.exporter.pages import by_client_library, multiplied, page
+from tests.exporter.pages import by_client_library, multiplied, page, said
 
 FIXTURE = "vllm-0.32.0-busy-queue.txt"
 COPIES = 40
@@ -66,28 +70,31 @@ def measure(body: bytes, rounds: int) -> Figures:
 
     Raises AssertionError if they do not read the same.
     """
-    wanted = by_client_library(body, WANTED.samples)
-    found = {
-        (name, frozenset(labels.items())): value
-        for family in parse(body, WANTED).values()
-        for name, labels, value in family.samples
-    }
-    assert found == wanted
+    expected = by_client_library(body, WANTED)
+    assert said(parse(body, WANTED)) == expected
+    counted = len(expected.series) + sum(len(known.edges) + 2 for known in expected.histograms.values())
+    pages = cycle([moved(body, number) for number in range(5)])
     works: dict[str, Callable[[], object]] = {
-        "client_library": partial(_all_of, body),
-        "ours": partial(parse, body, WANTED),
-        "first_sight": partial(parse, body, WANTED),
-        "readings": partial(engines.read, body),
+        "client_library": lambda: _all_of(next(pages)),
+        "ours": lambda: parse(next(pages), WANTED),
+        "first_sight": lambda: parse(next(pages), WANTED),
+        "readings": lambda: engines.read(next(pages)),
     }
     best = dict.fromkeys(works, float("inf"))
     for _ in range(rounds):
         for name, work in works.items():
             for _ in range(1 if name == "client_library" else 10):
                 if name == "first_sight":
-                    exposition.remembered_labels.cache_clear()
+                    remembered_labels.cache_clear()
+                    WANTED.blocks.clear()
                 best[name] = min(best[name], _seconds(work))
     samples = sum(1 for line in body.splitlines() if not line.startswith(b"#"))
-    return Figures(size=len(body), samples=samples, wanted=len(wanted), **best)
+    return Figures(size=len(body), samples=samples, wanted=counted, **best)
+
+
+def moved(body: bytes, number: int) -> bytes:
+    """The page at another moment: every number that is not 0 is another one, as at a server where all things move."""
+    return re.sub(rb" ([1-9][0-9.]*)$", lambda match: b" %.1f" % (float(match[1]) * (1 + number)), body, flags=re.M)
 
 
 def refusals() -> dict[str, float]:
@@ -97,6 +104,8 @@ def refusals() -> dict[str, float]:
 
 def main() -> None:
     one = page(FIXTURE)
+    names = len({entry.family for entry in WANTED.samples.values()})
+    print(f"wanted: {names} families, {len(WANTED.histograms)} of them histograms")
     for name, body, rounds in (("as captured", one, 300), (f"x {COPIES}", multiplied(one, COPIES), 15)):
         figures = measure(body, rounds)
         print(f"{name}: {figures.size} bytes, {figures.samples} samples, {figures.wanted} wanted")

@@ -1,175 +1,152 @@
 """A server's metrics page -> one reading for each engine of each model behind it.
 
-May not be in here: names of metrics (engine_names.py has them), times, judgement of what the numbers mean.
+May not be in here: names of metrics (kinds/ has them), which samples a row means (engine_sources.py), what becomes
+of them (engine_values.py), times, judgement of what the numbers mean.
 
-Three rules keep a page from telling a number that is not true:
-
-* The engines of a page are all that any series of it names. Where a family lacks one of them its number is
-  missing, so that a sum over engines is missing rather than partial.
-* What is folded over several samples comes from complete families only: a body may have been cut between lines.
-* Series that claim the same number of the same engine (two processes of one server) are never added: they agree,
-  or the number is missing.
+The engines of a page are all that any series of it names. Where a family lacks one of them its number is missing, so
+that a sum over engines is missing rather than partial. One thing cannot be seen: that a page was cut before a family
+that would have been added to the queue. HTTP tells of such a cut where the answer's length is sent, as by these
+servers.
 """
 
-import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from exporter.core.engine_names import KINDS, How, Kind, Row
-from exporter.core.exposition import ExpositionError, Family, Wanted, parse
-from exporter.core.model import EngineReading
-
-WANTED = Wanted(dict.fromkeys(name for kind in KINDS for row in kind.rows for name in row.names))
+from exporter.core.engine_sources import Key, Source, source
+from exporter.core.engine_values import value
+from exporter.core.exposition import LIMITS, ExpositionError, Family, Wanted, parse
+from exporter.core.kinds import KINDS, STRANGERS, Kind
+from exporter.core.kinds.table import HISTOGRAMS, Named, Row
+from exporter.core.model_engines import EngineReading
 
 #: Engines (data-parallel ranks times models) behind one URL. More would crowd out the node's other servers.
 MAX_ENGINES = 64
-
-_Engine = tuple[str, str]  # model, engine
-_Sample = tuple[Mapping[str, str], float]
-_PER_ENGINE = ("one", "by", "off")
-_COUNT = re.compile(r"[0-9]{1,15}")
+#: An engine has some 120 samples that are read, four histograms among them. What is new costs 20 us each, in which the
+#: program does nothing else.
+_LIMITS = LIMITS._replace(wanted=10_000)
 
 
-def read(body: bytes) -> tuple[str, tuple[EngineReading, ...]]:
-    """The kind of server and its readings, ordered by model and engine; at least one.
+class Answer(NamedTuple):
+    """What a page tells."""
+
+    kind: str  # a name of kinds.KINDS
+    readings: tuple[EngineReading, ...]  # at least one, ordered by model and engine
+    lacking: tuple[str, ...]  # families, by their newest names, that every server of this kind has and the page has not
+
+
+def read(body: bytes) -> Answer:
+    """The kind of server, its readings, and what is wrong with its names.
 
     An engine that has produced nothing yet may have no sample of its gauges where several API servers run (vLLM):
     they are declared, its counters are 0, and the gauges read 0. Raises ExpositionError; reason "blind" when the
-    page is sound but does not tell what waits and what runs.
+    page is sound but does not tell what waits and what runs, "gateway" when it is of what stands before engines.
     """
-    families = parse(body, WANTED)
-    kind = next((kind for kind in KINDS if any(name in families for row in kind.rows for name in row.names)), None)
+    families = parse(body, WANTED, _LIMITS)
+    kind = next((kind for kind in KINDS if any(_is_there(row, families) for row in kind.rows)), None)
     if kind is None:
+        _refuse_stranger(families)
         raise ExpositionError("blind", f"no series of a known server ({', '.join(known.name for known in KINDS)})")
-    page = {row.field: found for row in kind.rows if (found := _source(row, kind, families))}
-    lacking = [row.names[0] for row in kind.rows if row.required and row.field not in page]
-    if lacking:
-        raise ExpositionError("blind", f"the page has no {' and no '.join(lacking)}")
-    naming = [source for source in page.values() if source.row.how in _PER_ENGINE]
-    engines = sorted({engine for source in naming for engine in source.samples})
+    chosen = [(row, source(row, kind, families)) for row in _chosen(kind, families)]
+    sources = [found for _, found in chosen if found]
+    naming = [found for found in sources if found.names_engines]
+    engines = sorted({engine for found in naming for engine in found.samples})
+    if not engines and _foreign(kind, families):
+        labels = " or ".join(sorted(kind.foreign_labels))
+        raise ExpositionError(
+            "gateway", f"series of {kind.name} have the label {labels}: they are of the engines behind this page"
+        )
+    missing = [_shown(row) for row, found in chosen if row.required and _is_mute(row, found)]
+    if missing:
+        raise ExpositionError("blind", f"the page has no {' and no '.join(missing)}")
     if not engines:
         raise ExpositionError("blind", f"no series of {kind.name} names an engine")
     if len(engines) > MAX_ENGINES:
         raise ExpositionError("too_many_engines", f"the page names {len(engines)} engines, {MAX_ENGINES} are allowed")
-    required = [page[row.field] for row in kind.rows if row.required]
+    required = [found for found in sources if found.row.required]
     # What is required of an engine is not at the page's end by chance, and engines named there alone may not be all.
-    if any(not source.complete and set(engines) - set(source.samples) for source in required) or not any(
-        source.complete and source.samples for source in naming
+    if any(not found.complete and set(engines) - set(found.samples) for found in required) or not any(
+        found.complete and found.samples for found in naming
     ):
         raise ExpositionError("truncated", "the page ends before it told what waits and runs at each engine")
-    return kind.name, tuple(_reading(engine, engines, kind, page) for engine in engines)
+    lacking = tuple(_shown(row) for row, found in chosen if row.expected and not found)
+    return Answer(kind.name, tuple(_reading(engine, engines, kind, sources) for engine in engines), lacking)
 
 
-class _Source(NamedTuple):
-    """The family that a row is read from, its samples by the engine that they name."""
-
-    row: Row
-    complete: bool
-    samples: Mapping[_Engine, list[_Sample]]
+def _refuse_stranger(families: Mapping[str, Family]) -> None:
+    for stranger in STRANGERS:
+        if any(name in families for name in stranger.families):
+            raise ExpositionError(stranger.reason, f"this page is of {stranger.name}, which {stranger.why}")
 
 
-def _source(row: Row, kind: Kind, families: Mapping[str, Family]) -> _Source | None:
-    family = next((families[name] for name in row.names if name in families), None)
-    if family is None:
-        return None
-    samples: dict[_Engine, list[_Sample]] = {}
-    for _, labels, value in family.samples:
-        if any(labels.get(name) != value for name, value in row.where.items()) or any(
-            name in labels for name in kind.foreign_labels
-        ):
-            continue
-        engine = labels.get(kind.model_label, ""), labels.get(kind.engine_label, "")
-        samples.setdefault(engine, []).append((labels, value))
-    return _Source(row, family.complete, samples)
+def _chosen(kind: Kind, families: Mapping[str, Family]) -> list[Row]:
+    """The rows to read: of those with one field the first whose family is there, or the first; all of a mapping's."""
+    together = [row for row in kind.rows if row.how in _PUT_TOGETHER]
+    single: dict[str, Row] = {}
+    for row in kind.rows:
+        if row.how not in _PUT_TOGETHER:
+            known = single.setdefault(row.field, row)
+            if known is not row and not _is_there(known, families) and _is_there(row, families):
+                single[row.field] = row
+    return [*single.values(), *together]
 
 
-def _reading(engine: _Engine, engines: list[_Engine], kind: Kind, page: Mapping[str, _Source]) -> EngineReading:
+def _is_there(row: Row, families: Mapping[str, Family]) -> bool:
+    return any(name in families for name in row.names)
+
+
+def _is_mute(row: Row, found: Source | None) -> bool:
+    """Whether the family is not there, or never used: trtllm-serve declares what it only tells on demand."""
+    return not found or (found.complete and not found.samples and not row.silent)
+
+
+def _foreign(kind: Kind, families: Mapping[str, Family]) -> bool:
+    """Whether a gateway tells of its engines by their own names."""
+    wanted = {name for row in kind.rows for name in row.names} & families.keys()
+    return any(not kind.foreign_labels.isdisjoint(labels) for name in wanted for _, labels, _ in families[name].samples)
+
+
+def _shown(row: Row) -> str:
+    where = ",".join(f'{label}="{values[0]}"' for label, values in row.where.items() if values[0])
+    return f"{row.names[0]}{{{where}}}" if where else row.names[0]
+
+
+def _reading(engine: Key, engines: Sequence[Key], kind: Kind, sources: Sequence[Source]) -> EngineReading:
     numbers: dict[str, Any] = {}
-    silent = _is_silent(engine, kind, page)
-    for field, source in page.items():
-        value = _READ[source.row.how](source, engine, engines)
-        if value is None and silent and source.row.silent and source.complete and engine not in source.samples:
-            value = {} if source.row.how == "by" else 0.0
-        told = value.values() if isinstance(value, Mapping) else () if value is None else (value,)
-        if any(number > source.row.most for number in told):
-            value = None
-        numbers[field] = value
+    silent = _is_silent(engine, kind, sources)
+    for found in sources:
+        row = found.row
+        told = value(found, engine, engines)
+        if told is None and silent and row.silent and found.complete and engine not in found.samples:
+            told = {} if row.how == "by" else 0.0
+        if row.field not in numbers:
+            numbers[row.field] = told
+        elif told is None or numbers[row.field] is None:
+            numbers[row.field] = None  # what is put together is missing if a part is
+        else:
+            numbers[row.field] = {**numbers[row.field], **told}
     return EngineReading(model=engine[0], engine=engine[1], **numbers)
 
 
-def _is_silent(engine: _Engine, kind: Kind, page: Mapping[str, _Source]) -> bool:
+def _is_silent(engine: Key, kind: Kind, sources: Sequence[Source]) -> bool:
     """Whether the engine's counters are there and none has moved: it has produced nothing since it started."""
-    sources = [page.get(field) for field in kind.counters]
-    if any(source is None or not source.complete for source in sources):
+    counters = [found for found in sources if found.row.field in kind.counters]
+    if len(counters) < len(kind.counters) or any(not found.complete for found in counters):
         return False
-    samples = [sample for source in sources if source for sample in source.samples.get(engine, ())]
-    return bool(samples) and all(value == 0 for _, value in samples)
+    samples = [sample for found in counters for sample in found.samples.get(engine, ())]
+    return bool(samples) and all(number == 0 for _, number in samples)
 
 
-def _one(source: _Source, engine: _Engine, engines: list[_Engine]) -> float | None:
-    return _agreed(value for _, value in source.samples.get(engine, ()))
+_PUT_TOGETHER = ("by", "labels", "text")
 
 
-def _off(source: _Source, engine: _Engine, engines: list[_Engine]) -> bool | None:
-    value = _one(source, engine, engines)
-    return None if value is None else value == 0
+def _wanted() -> Wanted:
+    rows = [row for kind in KINDS for row in kind.rows]
+    named = [Named(row.names) for row in rows if row.how not in HISTOGRAMS]
+    named += [one for row in rows for one in (*row.plus, *row.times)]
+    plain = [name for one in named for name in one.names]
+    plain += [name for stranger in STRANGERS for name in stranger.families]
+    histograms = dict.fromkeys(name for row in rows if row.how in HISTOGRAMS for name in row.names)
+    return Wanted(dict.fromkeys(plain), histograms, [name for row in rows if row.signed for name in row.names])
 
 
-def _by(source: _Source, engine: _Engine, engines: list[_Engine]) -> Mapping[str, float] | None:
-    if not source.complete or engine not in source.samples:
-        return None
-    values: dict[str, float] = {}
-    for labels, value in source.samples[engine]:
-        key = labels.get(source.row.label, "")
-        if values.setdefault(key, value) != value:
-            return None
-    return values
-
-
-def _sum(source: _Source, engine: _Engine, engines: list[_Engine]) -> float | None:
-    """Over the server's samples of this model: they name no engine, so the model's first carries them, the others 0."""
-    model = engine[0]
-    own = [value for sampled, samples in source.samples.items() if sampled[0] == model for _, value in samples]
-    if not source.complete or not own:
-        return None
-    first = next(other for other in engines if other[0] == model)
-    return sum(own) if engine == first else 0.0
-
-
-def _tokens(source: _Source, engine: _Engine, engines: list[_Engine]) -> float | None:
-    """From info samples, which name no model and, in old versions, no engine: only where that leaves no doubt.
-
-    With data parallelism vLLM adds up num_gpu_blocks over the engines: a product is then not the engine's.
-    """
-    if sum(1 for other in engines if other[1] == engine[1]) != 1:
-        return None
-    found = source.samples.get(("", engine[1]), [])
-    if not found and len(engines) == 1:
-        found = source.samples.get(("", ""), [])
-    products = source.row.products if len(engines) == 1 else [names for names in source.row.products if len(names) == 1]
-    return _agreed(tokens for labels, _ in found if (tokens := _product(labels, products)) is not None)
-
-
-def _product(labels: Mapping[str, str], products: Iterable[tuple[str, ...]]) -> float | None:
-    for names in products:
-        texts = [labels.get(name, "") for name in names]
-        if all(_COUNT.fullmatch(text) for text in texts):
-            result = 1.0
-            for text in texts:
-                result *= float(text)
-            return result or None
-    return None
-
-
-def _agreed(values: Iterable[float]) -> float | None:
-    distinct = set(values)
-    return distinct.pop() if len(distinct) == 1 else None
-
-
-_READ: Mapping[How, Callable[[_Source, _Engine, list[_Engine]], Any]] = {
-    "one": _one,
-    "by": _by,
-    "off": _off,
-    "sum": _sum,
-    "tokens": _tokens,
-}
+WANTED = _wanted()
