@@ -1,17 +1,23 @@
 """One HTTP GET of a page, with every limit that the client library leaves to its user.
 
-May not be in here: what the page says, which URLs are fetched, retries.
+May not be in here: what the page says, which URLs are fetched, retries, certificates and tokens (tls.py).
 
 A page counts only if it is whole: status 200, no redirect, at most BODY_LIMIT bytes after decompression, all within
-the time that the caller gives. Nothing is read from the environment (proxies, .netrc).
+the time that the caller gives. Nothing is read from the environment (proxies, .netrc). A token goes to the host of the
+URL that it was given with and to no other, and over TLS alone.
 """
 
 import asyncio
+import re
+import ssl
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from urllib.parse import urlsplit
 
 import aiohttp
+
+from exporter.kit.tls import Access, AccessError, Keys
 
 #: Every reason for which a fetch gives nothing, and what to do about it.
 REASONS: Mapping[str, str] = {
@@ -19,9 +25,12 @@ REASONS: Mapping[str, str] = {
     "dns": "check the host's name",
     "refused": "check that the server runs and the port",
     "unreachable": "check the network between here and the server",
-    "tls": "check the server's certificate",
+    "tls": "check the server's certificate, and what ca_file, server_name and cert_file say",
+    "access": "name files that can be read, and an https URL where a token is sent",
+    "denied": "check the token and what it permits",
     "timeout": "check the server's load, or allow more time",
     "status": "check the path",
+    "unavailable": "wait until it is up, or look into its log",
     "redirect": "write the URL that it leads to",
     "too_large": "point the URL at one server's metrics page",
     "encoding": "let the server send plain text or gzip",
@@ -31,26 +40,35 @@ REASONS: Mapping[str, str] = {
 
 #: Bytes of a page, after decompression.
 BODY_LIMIT = 8 << 20
-#: Bytes that one step of decompression may make.
-_STEP = 1 << 18
+#: Bytes from which on a page is a large one. vLLM's has 60 kB; of a server with many ranks or models, some more.
+LARGE = 1 << 17
+#: Bytes that are taken from a connection at once, and that one step of decompression may make.
+_CHUNK, _STEP = 1 << 16, 1 << 18
 #: Seconds after which an idle connection is closed: longer than the default intervals.
 _KEEPALIVE = 15.0
+#: Not a word of OpenMetrics: prometheus_client, which most servers are built on, takes the first mention of it for a
+#: wish, whatever its quality, and then (0.26.0) writes vllm:x as vllm_x.
+METRICS = "text/plain;version=0.0.4,*/*;q=0.1"
+JSON = "application/json"
 #: Identity: compressing costs an engine more than the few kilobytes cost a node's own network.
-_HEADERS = {
-    "Accept": "text/plain;version=0.0.4;q=1,application/openmetrics-text;version=1.0.0;q=0.5,*/*;q=0.1",
-    "Accept-Encoding": "identity",
-    "User-Agent": "plimsoll",
-}
+_HEADERS = {"Accept-Encoding": "identity", "User-Agent": "plimsoll"}
+#: Seconds that a server may ask to be left alone (Retry-After); more is taken for so many.
+_LONGEST_REST = 60.0
 
 
 class FetchError(Exception):
-    """A page that did not come. `reason` is a key of REASONS; str() is one line: cause, fix."""
+    """A page that did not come. `reason` is a key of REASONS; str() is one line: cause, fix.
 
-    def __init__(self, reason: str, cause: str) -> None:
+    status: of the server's answer; 0 is none. retry_after: seconds for which the server wants no more questions.
+    """
+
+    def __init__(self, reason: str, cause: str, status: int = 0, retry_after: float = 0.0) -> None:
         # The client library quotes what a server sent.
         shown = "".join(char if char.isprintable() else " " for char in cause)
         super().__init__(f"{' '.join(shown.split())[:200]}; {REASONS[reason]}")
         self.reason = reason
+        self.status = status
+        self.retry_after = retry_after
 
 
 class Fetcher:
@@ -58,23 +76,38 @@ class Fetcher:
 
     def __init__(self) -> None:
         self._session: aiohttp.ClientSession | None = None
+        self._keys = Keys()
 
-    async def get(self, url: str, timeout: float) -> bytes:  # noqa: ASYNC109 -- a limit of the whole exchange, DNS to last byte
-        """The page's bytes. timeout: seconds for all of it. Raises FetchError, and CancelledError if cancelled."""
-        try:
-            async with asyncio.timeout(timeout):
-                return await self._get(url)
-        except TimeoutError:
-            raise FetchError("timeout", f"no whole answer within {timeout:g} s") from None
-        except (aiohttp.ClientError, OSError, ValueError) as error:
-            raise FetchError(_reason(error), f"{type(error).__name__}: {error}") from None
+    async def get(
+        self,
+        url: str,
+        timeout: float,  # noqa: ASYNC109 -- a limit of the whole exchange, DNS to last byte
+        access: Access | None = None,
+        accept: str = METRICS,
+        large: Callable[[], Awaitable[object]] | None = None,
+    ) -> bytes:
+        """The page's bytes. timeout: seconds for all of it. large: awaited once, before more than LARGE bytes and a
+        step are kept: where many are asked, not all may be large at once. Raises FetchError, and CancelledError if
+        cancelled.
+        """
+        with _told(url, f"no whole answer within {timeout:g} s"):
+            async with asyncio.timeout(timeout), self._response(url, access, accept) as response:
+                encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
+                if encoding not in ("", "identity", "gzip"):
+                    raise FetchError("encoding", f"content encoding {encoding[:40]!r}")
+                if encoding != "gzip" and (response.content_length or 0) > BODY_LIMIT:
+                    raise FetchError("too_large", f"the page has {response.content_length} bytes")
+                return await _read(response.content, encoding == "gzip", large)
 
     async def close(self) -> None:
         if self._session is not None:
             await self._session.close()
 
-    async def _get(self, url: str) -> bytes:
-        if urlsplit(url).scheme not in ("http", "https"):
+    @asynccontextmanager
+    async def _response(self, url: str, access: Access | None, accept: str) -> AsyncIterator[aiohttp.ClientResponse]:
+        """The server's answer, if it is one with a body that counts."""
+        scheme = urlsplit(url).scheme
+        if scheme not in ("http", "https"):
             raise FetchError("url", f"{url[:100]!r} is no http URL")
         if self._session is None:
             self._session = aiohttp.ClientSession(
@@ -85,29 +118,71 @@ class Fetcher:
                 auto_decompress=False,
                 trust_env=False,
             )
-        async with self._session.get(url, allow_redirects=False) as response:
-            if 300 <= response.status < 400:
-                raise FetchError("redirect", f"status {response.status} leads elsewhere")
-            if response.status != 200:
-                raise FetchError("status", f"status {response.status}")
-            encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
-            if encoding not in ("", "identity", "gzip"):
-                raise FetchError("encoding", f"content encoding {encoding[:40]!r}")
-            if encoding != "gzip" and (response.content_length or 0) > BODY_LIMIT:
-                raise FetchError("too_large", f"the page has {response.content_length} bytes")
-            return await _read(response.content, encoding == "gzip")
+        headers = {"Accept": accept}
+        context: ssl.SSLContext | None = None
+        if access is not None:
+            try:
+                context = self._keys.context(access) if scheme == "https" else None
+                if access.token_file:
+                    if scheme != "https":
+                        raise AccessError(f"the token of {access.token_file} is not sent over plain http")
+                    headers["Authorization"] = f"Bearer {self._keys.token(access.token_file)}"
+            except AccessError as error:
+                raise FetchError("access", str(error)) from None
+        name = (access.server_name or None) if access is not None else None
+        async with self._session.get(
+            url, allow_redirects=False, headers=headers, ssl=context or True, server_hostname=name
+        ) as response:
+            _check(response)
+            yield response
 
 
-async def _read(stream: aiohttp.StreamReader, is_gzip: bool) -> bytes:
+def _check(response: aiohttp.ClientResponse) -> None:
+    """Raises FetchError unless the answer is the page."""
+    status = response.status
+    if 300 <= status < 400:
+        raise FetchError("redirect", f"status {status} leads elsewhere", status)
+    if status in (401, 403):
+        raise FetchError("denied", f"status {status}", status)
+    if status != 200:
+        asked = response.headers.get("Retry-After", "").strip()
+        rest = min(float(asked), _LONGEST_REST) if re.fullmatch(r"[0-9]{1,9}", asked) else 0.0
+        raise FetchError("unavailable" if status == 503 else "status", f"status {status}", status, rest)
+
+
+@contextmanager
+def _told(url: str, silence: str) -> Iterator[None]:
+    """What the client library raises becomes a FetchError."""
+    try:
+        yield
+    except TimeoutError:
+        raise FetchError("timeout", silence) from None
+    except (aiohttp.ClientError, OSError, ValueError) as error:
+        raise FetchError(_reason(error), f"{type(error).__name__}: {_cause(error, url)}") from None
+
+
+def _cause(error: Exception, url: str) -> str:
+    text = re.sub(r" ssl:(?:<[^>]*>|\w+)", "", str(error))  # the address of an object in memory
+    os_error = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
+    if url.startswith("https:") and isinstance(os_error, aiohttp.ServerDisconnectedError | ConnectionResetError):
+        # What the server complains of is lost in asyncio: it comes after the handshake (TLS 1.3).
+        text += " before it answered (it may want a client certificate: cert_file)"
+    return text
+
+
+async def _read(stream: aiohttp.StreamReader, is_gzip: bool, large: Callable[[], Awaitable[object]] | None) -> bytes:
     """All of the body, inflated step by step so that a bomb is left at the limit and not at its size."""
     pieces: list[bytes] = []
     size = 0
     inflater = zlib.decompressobj(wbits=31) if is_gzip else None
-    async for chunk in stream.iter_any():
+    async for chunk in stream.iter_chunked(_CHUNK):
         for piece in _inflated(inflater, chunk) if inflater else (chunk,):
             size += len(piece)
             if size > BODY_LIMIT:
                 raise FetchError("too_large", f"the page has more than {BODY_LIMIT} bytes")
+            if large and size > LARGE:
+                await large()
+                large = None
             pieces.append(piece)
     if inflater and not inflater.eof:
         raise FetchError("truncated", "the gzip data ends too early")
@@ -148,4 +223,6 @@ def _reason(error: BaseException) -> str:
     cause = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
     if isinstance(cause, ConnectionRefusedError):
         return "refused"
+    if isinstance(cause, ssl.SSLError) or isinstance(error.__cause__, ssl.SSLError):
+        return "tls"  # the server's own complaint comes after the handshake (TLS 1.3): "certificate required"
     return next((reason for kind, reason in _BY_ERROR if isinstance(error, kind)), "protocol")

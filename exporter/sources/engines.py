@@ -1,29 +1,33 @@
-"""Inference servers: polls their metrics pages, all at one tick, and keeps the last answer of each.
+"""Inference servers: polls their metrics pages, one after the other at each tick, and keeps the last answer of each.
 
-May not be in here: what a page means (core/engines.py), the limits of a fetch (kit/fetch.py), what becomes of the
-readings. Which servers there are comes from the operator alone: a list, or a file that is read again when it changes.
+May not be in here: what a page means (core/engines.py), the limits of a fetch (kit/fetch.py), which servers there are
+(target_file.py, kubernetes.py), what becomes of the readings.
 """
 
 import asyncio
 import logging
-import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack
 from functools import partial
-from typing import Any
-from urllib.parse import urlsplit
 
 from exporter.core import engines
 from exporter.core.exposition import ExpositionError
-from exporter.core.model import Collector, EngineScrape, EngineTarget, PodRef
-from exporter.kit.config import ConfigError, shown
+from exporter.core.model_engines import EngineScrape, EngineTarget
+from exporter.core.snapshot import Collector
 from exporter.kit.fetch import Fetcher, FetchError
 from exporter.kit.tasks import crash_message
 
 log = logging.getLogger("exporter.engines")
 
-#: More targets than a node can hold are a mistake in the list.
-MAX_TARGETS = 256
+_BLIND = "engine is blind: %s: the page of this %s has no %s; look for new names in the server's release notes"
+
+#: Share of the interval over which the polls of a tick are spread, and that reading their pages may take.
+SPREAD = 0.8
+#: What is left, a poll later, of the time that a page once took: one that is small now and then is not taken for small.
+_FADES = 0.8
+#: Pages above fetch.LARGE that are kept at once: with 8 MiB each, more would take the program over its limit of memory.
+LARGE_PAGES = 2
 
 
 class EngineSource:
@@ -31,6 +35,10 @@ class EngineSource:
 
     targets: the servers to poll, asked at each tick. interval, timeout: seconds. notify: called when there is an
     answer, good or bad.
+
+    A server is asked once those before it had the time that reading their pages took last: so large pages neither pile
+    up in memory nor keep the event loop from its other work, and small ones come together. Where all pages take longer
+    than there is time, those that take more than their share wait for later ticks, in turn; the others do not.
     """
 
     def __init__(
@@ -48,6 +56,11 @@ class EngineSource:
         self._notify = notify
         self._watched: dict[str, EngineTarget] = {}
         self._running: dict[str, asyncio.Task[None]] = {}
+        self._took: dict[str, float] = {}  # url -> seconds that its page took to be read
+        self._asked: dict[str, float] = {}  # url -> when, of those that were asked; the longest ago first
+        self._room = 0.0  # seconds of reading that this tick has left; below 0: borrowed from the next
+        self._turn = asyncio.Lock()  # pages that came together are read with a turn of the loop between them
+        self._large = asyncio.Semaphore(LARGE_PAGES)
         self._scrapes: dict[str, EngineScrape] = {}
         self._last_good: dict[str, EngineScrape] = {}
         self.errors: dict[tuple[str, str], int] = {}  # (url, reason) -> count
@@ -76,10 +89,15 @@ class EngineSource:
         try:
             while True:
                 self._watch()
-                for url, target in self._watched.items():
-                    if url not in self._running:
-                        self._running[url] = loop.create_task(self._attempt(target))
-                        self._running[url].add_done_callback(partial(self._ended, url))
+                after = 0.0
+                for target in self._due():
+                    took = self._took.get(target.url, 0.0)
+                    self._room -= took
+                    self._asked.pop(target.url, None)
+                    self._asked[target.url] = tick
+                    task = self._running[target.url] = loop.create_task(self._attempt(target, after))
+                    task.add_done_callback(partial(self._ended, target.url))
+                    after = min(after + took, SPREAD * self._interval)
                 # Ticks that passed while the machine stood still are not caught up on.
                 tick = max(tick + self._interval, loop.time())
                 await asyncio.sleep(tick - loop.time())
@@ -88,10 +106,24 @@ class EngineSource:
                 task.cancel()
             await asyncio.gather(*self._running.values(), return_exceptions=True)
 
+    def _due(self) -> Iterator[EngineTarget]:
+        """Whom to ask at this tick: all whose pages are read within their share; then, while there is room, others."""
+        budget = SPREAD * self._interval
+        if not self._turn.locked():  # else pages of the last tick are being read yet
+            self._room = min(budget, self._room + budget)
+        idle = [target for url, target in self._watched.items() if url not in self._running]
+        share = budget / max(1, len(self._watched))
+        heavy = {target.url: target for target in idle if self._took.get(target.url, 0.0) > share}
+        yield from (target for target in idle if target.url not in heavy)
+        for target in [heavy[url] for url in self._asked if url in heavy]:
+            if self._room <= 0:
+                return
+            yield target
+
     def _watch(self) -> None:
         """Take over the list of targets; what is known of those that left it is forgotten, their counts with it."""
         self._watched = {target.url: target for target in reversed(self._targets())}
-        for known in (self._scrapes, self._last_good):
+        for known in (self._scrapes, self._last_good, self._took, self._asked):
             for url in known.keys() - self._watched.keys():
                 del known[url]
         for url, reason in list(self.errors):
@@ -101,11 +133,21 @@ class EngineSource:
     def _ended(self, url: str, _: asyncio.Task[None]) -> None:
         self._running.pop(url, None)
 
-    async def _attempt(self, target: EngineTarget) -> None:
+    async def _attempt(self, target: EngineTarget, after: float) -> None:
+        await asyncio.sleep(after)
         at = time.monotonic()  # of the start: what the server tells is at most so old
         try:
-            body = await self._fetcher.get(target.url, self._timeout)
-            kind, readings = engines.read(body)
+            async with AsyncExitStack() as held:
+                large = partial(held.enter_async_context, self._large)
+                body = await self._fetcher.get(target.url, self._timeout, target.access, large=large)
+                await held.enter_async_context(self._turn)
+                began = time.monotonic()
+                try:
+                    kind, readings, lacking = engines.read(body)
+                finally:
+                    # Of a page that is refused at its end, too.
+                    self._took[target.url] = max(time.monotonic() - began, _FADES * self._took.get(target.url, 0.0))
+                    await asyncio.sleep(0)  # what else waits for the loop comes before the next page
         except (FetchError, ExpositionError) as error:
             scrape = EngineScrape(
                 target, at, time.monotonic() - at, error=error.reason, message=f"{target.url}: {error}"
@@ -117,7 +159,7 @@ class EngineSource:
                 log.error("%s", message, exc_info=error)
             scrape = EngineScrape(target, at, time.monotonic() - at, error="crashed", message=message)
         else:
-            scrape = EngineScrape(target, at, time.monotonic() - at, kind, readings)
+            scrape = EngineScrape(target, at, time.monotonic() - at, kind, readings, lacking)
         if target.url in self._watched:
             self._keep(scrape)
             self._notify()
@@ -126,131 +168,19 @@ class EngineSource:
         url = scrape.target.url
         before = self._scrapes.get(url)
         self._scrapes[url] = scrape
+        # What the page lacks leaves its other numbers good; it is counted as an error all the same.
+        if reason := scrape.error or ("blind" if scrape.lacking else ""):
+            self.errors[url, reason] = self.errors.get((url, reason), 0) + 1
         if scrape.error:
-            self.errors[url, scrape.error] = self.errors.get((url, scrape.error), 0) + 1
             if before is None or not before.error:
                 log.warning("engine fails: %s", scrape.message)
-        else:
-            self._last_good[url] = scrape
-            if before is not None and before.error:
-                log.info("engine recovered: %s", url)
-
-
-class TargetFile:
-    """The targets of a file, read again when the file has changed; a bad file keeps the last good list.
-
-    Call it to have them. Raises ConfigError on construction only.
-    """
-
-    def __init__(self, path: str) -> None:
-        self._path = path
-        self._stamp = _stamp(path)
-        self._targets = load_targets(path)
-
-    def __call__(self) -> tuple[EngineTarget, ...]:
-        stamp = _stamp(self._path)
-        if stamp != self._stamp:
-            self._stamp = stamp
-            try:
-                self._targets = load_targets(self._path)
-            except ConfigError as error:
-                log.error("%s; the list of before stays", error)
-            else:
-                log.info("file %s: read again, %d targets", self._path, len(self._targets))
-        return self._targets
-
-
-def _stamp(path: str) -> tuple[int, ...]:
-    """What differs when a file was written or replaced; () if it is not there."""
-    try:
-        status = os.stat(path)
-    except OSError:
-        return ()
-    return status.st_mtime_ns, status.st_ino, status.st_size
-
-
-def load_targets(path: str) -> tuple[EngineTarget, ...]:
-    """The targets that a YAML or JSON file lists. Raises ConfigError naming the file, the entry and the fix."""
-    from exporter.kit import yaml_file  # noqa: PLC0415 -- PyYAML is 3 MB of RSS
-
-    content = yaml_file.load(path, "engines.file", "a list of URLs or of mappings with url")
-    if content is None:
-        raise ConfigError(f"file {path}: is empty; write [] for no engines")
-    try:
-        return targets(content)
-    except ValueError as error:
-        raise ConfigError(f"file {path}: {error}") from None
-
-
-def targets(raw: Any) -> tuple[EngineTarget, ...]:
-    """Targets from URLs in a text with commas, or a list of URLs and of mappings. Raises ValueError("...; fix")."""
-    entries = [text.strip() for text in raw.split(",") if text.strip()] if isinstance(raw, str) else raw
-    if not isinstance(entries, list | tuple):
-        raise ValueError(f"holds a {type(raw).__name__}; write a list of URLs or of mappings with url")
-    if len(entries) > MAX_TARGETS:
-        raise ValueError(f"{len(entries)} entries; at most {MAX_TARGETS} are allowed, one for each server of this node")
-    found: dict[str, EngineTarget] = {}
-    for number, entry in enumerate(entries, start=1):
-        try:
-            target = _target({"url": entry} if isinstance(entry, str) else entry)
-            if target.url in found:
-                raise ValueError(f"{target.url} is there twice; remove one of them")
-        except ValueError as error:
-            raise ValueError(f"entry {number}: {error}") from None
-        found[target.url] = target
-    return tuple(found.values())
-
-
-_KEYS = ("url", "namespace", "pod", "container", "labels", "gpus")
-
-
-def _target(entry: Any) -> EngineTarget:
-    if not isinstance(entry, dict):
-        raise ValueError(
-            f"{shown(entry)} is neither a URL nor a mapping; write a URL, or a mapping with {', '.join(_KEYS)}"
-        )
-    for key in entry:
-        if key not in _KEYS:
-            raise ValueError(f"key {shown(key)} is unknown; known keys: {', '.join(_KEYS)}")
-    pod = PodRef(*(_text(entry, key) for key in ("namespace", "pod", "container")))
-    labels = entry.get("labels") or {}
-    if not isinstance(labels, dict) or not all(_is_scalar(part) for pair in labels.items() for part in pair):
-        raise ValueError("key labels is no mapping of texts; write for example labels: {app: llama}")
-    gpus = entry.get("gpus") or []
-    if not isinstance(gpus, list) or not all(_is_scalar(gpu) for gpu in gpus):
-        raise ValueError('key gpus is no list; write indices or UUIDs, for example gpus: ["0", "1"]')
-    return EngineTarget(
-        url=_url(_text(entry, "url")),
-        pod=pod,
-        labels={str(key): str(value) for key, value in labels.items()},
-        gpus=tuple(str(gpu) for gpu in gpus),
-    )
-
-
-def _text(entry: Mapping[str, Any], key: str) -> str:
-    value = entry.get(key)
-    if value is not None and not _is_scalar(value):
-        raise ValueError(f"key {key} is no text; write one value")
-    return "" if value is None else str(value)
-
-
-def _is_scalar(value: Any) -> bool:
-    return isinstance(value, str | int) and not isinstance(value, bool)
-
-
-def _url(text: str) -> str:
-    """The URL with /metrics where it has no path. Raises ValueError."""
-    fix = "write http://host:port/metrics"
-    try:
-        parts = urlsplit(text)
-        port_is_good = parts.port != 0
-    except ValueError:
-        raise ValueError(f"{shown(text)} is no URL; {fix}") from None
-    if parts.scheme not in ("http", "https") or not parts.hostname or not port_is_good:
-        raise ValueError(f"{shown(text)} is no http or https URL with a host; {fix}")
-    if parts.username is not None or parts.password is not None:
-        # It would be on every page and in every log line.
-        raise ValueError(f"the URL of {parts.hostname} holds credentials; {fix} without them")
-    if parts.fragment or not text.isprintable() or " " in text:
-        raise ValueError(f"{shown(text)} has a fragment, a blank or a control character; {fix}")
-    return parts._replace(path="/metrics").geturl() if parts.path in ("", "/") else text
+            return
+        good = self._last_good.get(url)
+        self._last_good[url] = scrape
+        if before is not None and before.error:
+            log.info("engine recovered: %s", url)
+        lacked = good.lacking if good else ()
+        if scrape.lacking and scrape.lacking != lacked:
+            log.warning(_BLIND, url, scrape.kind, " and no ".join(scrape.lacking))
+        if lacked and not scrape.lacking:
+            log.info("engine is blind no more: %s", url)

@@ -2,21 +2,22 @@
 
 import asyncio
 import gzip
-import shutil
 import socket
 import ssl
-import subprocess
 import tracemalloc
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import cache
-from pathlib import Path
 
 import pytest
 from aiohttp import web
+from prometheus_client import CollectorRegistry, Gauge
+from prometheus_client.exposition import choose_encoder
 
-from exporter.kit.fetch import BODY_LIMIT, REASONS, Fetcher, FetchError
+from exporter.core import engines
+from exporter.kit import fetch
+from exporter.kit.fetch import BODY_LIMIT, METRICS, REASONS, Fetcher, FetchError
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Raw = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -132,7 +133,9 @@ async def test_a_whole_page_comes_through(name: str, fetcher: Fetcher) -> None:
 BAD: dict[str, tuple[Raw, str]] = {
     "404": (answers(http(b"no", status="404 Not Found")), "status"),
     "500": (answers(http(b"oops", status="500 Internal Server Error")), "status"),
-    "503": (answers(http(b"", status="503 Service Unavailable")), "status"),
+    "401": (answers(http(b"", status="401 Unauthorized")), "denied"),
+    "403": (answers(http(b"", status="403 Forbidden")), "denied"),
+    "503": (answers(http(b"", status="503 Service Unavailable")), "unavailable"),
     "204": (answers(http(b"", status="204 No Content")), "status"),
     "206": (answers(http(PAGE, status="206 Partial Content")), "status"),
     "301": (answers(http(b"", "Location: http://127.0.0.1:1/", status="301 Moved")), "redirect"),
@@ -185,26 +188,6 @@ async def test_a_closed_port_is_refused(fetcher: Fetcher) -> None:
     with pytest.raises(FetchError) as caught:
         await fetcher.get(url, SECONDS)
     assert caught.value.reason == "refused"
-
-
-@pytest.fixture
-def self_signed(tmp_path: Path) -> ssl.SSLContext:
-    if not shutil.which("openssl"):
-        pytest.skip("makes its certificate with openssl")
-    key, certificate = str(tmp_path / "key.pem"), str(tmp_path / "cert.pem")
-    subject = ["-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"]
-    making = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", key, "-out", certificate]
-    subprocess.run([*making, *subject], check=True, capture_output=True)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate, key)
-    return context
-
-
-async def test_a_certificate_that_nobody_vouches_for(fetcher: Fetcher, self_signed: ssl.SSLContext) -> None:
-    async with served(_page, self_signed) as url:
-        with pytest.raises(FetchError) as caught:
-            await fetcher.get(url, SECONDS)
-    assert caught.value.reason == "tls"
 
 
 async def test_a_name_that_does_not_resolve(fetcher: Fetcher, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -317,3 +300,37 @@ async def test_a_cancelled_fetch_is_cancelled(fetcher: Fetcher) -> None:
 
 async def test_closing_an_unused_fetcher() -> None:
     await Fetcher().close()
+
+
+async def test_a_large_page_is_told_once_before_it_is_kept(fetcher: Fetcher) -> None:
+    told: list[int] = []
+
+    async def large() -> None:
+        told.append(1)
+
+    for size, times in ((fetch.LARGE, 0), (fetch.LARGE + 1, 1), (8 * fetch.LARGE, 1)):
+        told.clear()
+        async with socket_served(answers(http(b"x" * size))) as url:
+            assert len(await fetcher.get(url, SECONDS, large=large)) == size
+        assert len(told) == times
+
+
+RESTS = {"": 0.0, "7": 7.0, "0": 0.0, "86400": 60.0, "-1": 0.0, "soon": 0.0, "Wed, 21 Oct 2026 07:28:00 GMT": 0.0}
+
+
+@pytest.mark.parametrize("text", RESTS)
+async def test_how_long_a_server_wants_to_be_left_alone(text: str, fetcher: Fetcher) -> None:
+    async with socket_served(answers(http(b"", f"Retry-After: {text}", status="429 Too Many Requests"))) as url:
+        with pytest.raises(FetchError) as caught:
+            await fetcher.get(url, SECONDS)
+    assert (caught.value.status, caught.value.retry_after) == (429, RESTS[text])
+
+
+def test_a_server_built_on_the_client_library_answers_with_the_names_it_declares():
+    """It takes any mention of OpenMetrics in Accept for a wish, and writes names with colons otherwise there."""
+    registry = CollectorRegistry()
+    for name in ("vllm:num_requests_waiting", "vllm:num_requests_running", "vllm:kv_cache_usage_perc"):
+        Gauge(name, ".", ("model_name", "engine"), registry=registry).labels("tiny", "0").set(1)
+    encode, _ = choose_encoder(METRICS)
+    page = encode(registry) + b"# TYPE last gauge\nlast 1\n"
+    assert [reading.waiting for reading in engines.read(page).readings] == [1.0]
