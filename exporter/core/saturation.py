@@ -1,127 +1,195 @@
-"""What one engine has shown of itself over time: its rates, where its knee is, whether it is stuck.
+"""What one engine has shown of itself over time: its rates, how near its knee it is, whether it is stuck.
 
-May not be in here: clocks (every time is an argument, monotonic seconds), GPUs, causes.
-
-The knee is the number of requests in flight at which a queue forms. An engine does not tell it (vLLM V1 has no
-metric for it, and it moves with the length of the requests), so it is learned while a queue stands: whatever runs
-then is what the engine can run.
+May not be in here: how rates and quantiles are taken (meters.py), how the knee is learned (knee.py), clocks (every time
+is an argument, monotonic seconds), GPUs, causes.
 """
 
-import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from msgspec import Struct
-from msgspec.structs import replace
 
-from exporter.core.model import EngineReading, Learned
+from exporter.core import knee, meters
+from exporter.core.knee import Interval, Knee
+from exporter.core.meters import Counter, Distribution, Peak
+from exporter.core.model_engines import EngineReading, Histogram, Learned, Rates
 
-#: Seconds over which rates are taken, and the least distance of two points in that window.
-WINDOW = 30.0
-_RESOLUTION = 1.0
-#: Seconds of queueing after which what was learned before counts for 1/e: bursts last tens of seconds, the mix of
-#: requests changes within minutes.
-TAU = 60.0
-#: Seconds of queueing before anything learned is told: less is the shape of one burst.
-LEAST_QUEUED = 5.0
+#: Seconds over which rates and quantiles are taken.
+WINDOW = meters.WINDOW
 #: Readings that are further apart than this many seconds do not tell what happened between them.
 GAP = 10.0
 #: Seconds without a token or a finished request while work is held. Long prefills stall the counters for seconds;
 #: a vLLM whose core had stopped answered /metrics and /health with 200 and frozen gauges for as long as it was
 #: watched (0.32.0).
 STALL = 30.0
-#: Requests that ended so say nothing of what an engine can serve: the client or the server gave up.
+#: Share of the KV cache from which the tokens that were held at the knee are what the queue formed for: llm-d's
+#: workload variant autoscaler takes a replica for saturated from 0.8.
+KV_SHORT = 0.8
+#: Reasons for an end: of requests that say nothing of what an engine can serve (the client or the server gave up), and
+#: of those that failed.
 _NOT_SERVED = frozenset(("abort", "error"))
+_FAILED = "error"
+#: What stands for a reason where the server only says that requests ended (kinds/).
+_HOW_IS_NOT_TOLD = frozenset(("", "finished"))
+#: What stands for rates where none are known.
+_UNKNOWN = Rates()
 
 
-class Meter(Struct, frozen=True):
-    """A counter over time that outlives restarts of what it counts: `total` never falls."""
+def _finished(reading: EngineReading) -> float | None:
+    return None if reading.finished is None else sum(reading.finished.values())
 
-    last: float  # as read
-    total: float
-    points: tuple[tuple[float, float], ...]  # (at, total) in the window, and the newest before it
 
-    def rate(self, now: float) -> float | None:
-        """Per second over the window. None: one reading is no rate, and one that is older than the window is none."""
-        (start, first), (end, last) = self.points[0], self.points[-1]
-        return (last - first) / (end - start) if end > start and now - end <= WINDOW else None
+def _served(reading: EngineReading) -> float | None:
+    if reading.finished is None:
+        return None
+    return sum(count for reason, count in reading.finished.items() if reason not in _NOT_SERVED)
+
+
+def _failed(reading: EngineReading) -> float | None:
+    """0 where it is told how requests end, and this is not among it: old servers show a reason once it has happened."""
+    finished = reading.finished or {}
+    return finished.get(_FAILED, 0.0 if finished.keys() - _HOW_IS_NOT_TOLD else None)
+
+
+#: What is counted, by a name of our own.
+_COUNTERS: Mapping[str, Callable[[EngineReading], float | None]] = {
+    "finished": _finished,
+    "served": _served,
+    "failed": _failed,
+    "rejected": lambda reading: reading.rejections_total,
+    "preempted": lambda reading: reading.preemptions_total,
+    "prompt_tokens": lambda reading: reading.prompt_tokens_total,
+    "tokens": lambda reading: reading.generation_tokens_total,
+    "prefix_queries": lambda reading: reading.prefix_queries_total,
+    "prefix_hits": lambda reading: reading.prefix_hits_total,
+}
+_HISTOGRAMS: Mapping[str, Callable[[EngineReading], Histogram | None]] = {
+    "ttft": lambda reading: reading.ttft,
+    "itl": lambda reading: reading.itl,
+    "queue_time": lambda reading: reading.queue_time,
+    "e2e": lambda reading: reading.e2e,
+}
+#: Those that show progress; one that falls shows that the engine was started again.
+_WORK = ("prompt_tokens", "tokens", "finished")
+#: Field of Rates -> counter; histogram -> share -> field of Rates.
+_RATES: Mapping[str, str] = {
+    "requests_per_second": "finished",
+    "errors_per_second": "failed",
+    "rejections_per_second": "rejected",
+    "preemptions_per_second": "preempted",
+    "prompt_tokens_per_second": "prompt_tokens",
+    "tokens_per_second": "tokens",
+}
+_QUANTILES: Mapping[str, Mapping[float, str]] = {
+    "ttft": {0.5: "ttft_p50", 0.95: "ttft_p95"},
+    "itl": {0.5: "itl_p50", 0.95: "itl_p95"},
+    "queue_time": {0.95: "queue_time_p95"},
+    "e2e": {0.95: "e2e_p95"},
+}
 
 
 class EngineMemory(Struct, frozen=True):
     """All that is remembered of one engine. A restart of the engine keeps what was learned."""
 
-    since: float  # first read
+    since: float  # first read since it was last started, as far as its counters tell
     at: float  # last read
     reading: EngineReading  # the last
-    finished: Meter | None = None  # requests that ended
-    served: Meter | None = None  # requests that ended well
-    tokens: Meter | None = None  # generated
-    produced: bool = False  # it has ever been seen with a token or a finished request
-    stalled_since: float | None = None  # first of an unbroken run of readings with held work and no progress
-    knee_running: float | None = None
-    service_rate: float | None = None
-    queued_seconds: float = 0.0
+    counters: Mapping[str, Counter] = {}  # name in _COUNTERS; absent: never told
+    histograms: Mapping[str, Distribution] = {}  # name in _HISTOGRAMS
+    produced: bool = False  # it was seen with a token or a finished request since then
+    stalled_since: float | None = (
+        None  # first of an unbroken run of readings with held work and no progress; None: none, or nobody can tell
+    )
+    knee: Knee = Knee()
+    peak: Peak = Peak()  # of the KV cache's usage
 
     @property
     def learned(self) -> Learned:
-        """What may be told: nothing before LEAST_QUEUED, and no service rate before a request was served."""
-        if self.queued_seconds < LEAST_QUEUED:
-            return Learned(queued_seconds=self.queued_seconds)
-        return Learned(self.knee_running, self.service_rate or None, self.queued_seconds)
+        """What it has shown itself (knee.told); knee.or_typical() adds what its model's engines have."""
+        return knee.told(self.knee, self.reading.max_running)
 
 
-def observe(memory: EngineMemory | None, reading: EngineReading, at: float) -> EngineMemory:
-    """The memory after one more reading, taken `at`. A reading that is not newer than the last changes nothing."""
+def observe(memory: EngineMemory | None, reading: EngineReading, at: float, counted_late: bool = False) -> EngineMemory:
+    """The memory after one more reading, taken `at`. A reading that is not newer than the last changes nothing.
+
+    counted_late: its counters move when a request ends (kinds.COUNTED_LATE): standing still, they show nothing.
+    """
     if memory is None:
         memory = EngineMemory(since=at, at=at, reading=reading)
     elif at <= memory.at:
         return memory
-    finished = _total(reading.finished)
-    after = replace(
-        memory,
+    counters: dict[str, Counter] = {}
+    for name, of in _COUNTERS.items():
+        counter = meters.count(memory.counters.get(name), of(reading), at)
+        if counter is not None:
+            counters[name] = counter
+    histograms: dict[str, Distribution] = {}
+    for name, histogram_of in _HISTOGRAMS.items():
+        histogram = meters.distribute(memory.histograms.get(name), histogram_of(reading), at)
+        if histogram is not None:
+            histograms[name] = histogram
+    restarted = any(_fell(memory.counters.get(name), counters.get(name)) for name in _WORK)
+    before = memory.reading if memory.at < at <= memory.at + GAP else None
+    moved = before is not None and _moved(before, reading)
+    return EngineMemory(
+        since=at if restarted else memory.since,
         at=at,
         reading=reading,
-        finished=_metered(memory.finished, finished, at),
-        served=_metered(memory.served, _total(reading.finished, _NOT_SERVED), at),
-        tokens=_metered(memory.tokens, reading.generation_tokens_total, at),
-        produced=memory.produced or bool(reading.generation_tokens_total or finished),
-        stalled_since=None,
+        counters=counters,
+        histograms=histograms,
+        produced=(memory.produced and not restarted) or bool(reading.generation_tokens_total or _finished(reading)),
+        stalled_since=None
+        if counted_late
+        else _stalled_since(memory, reading, at, still=before is not None and not moved),
+        # What ran before a restart and what runs after it are no interval.
+        knee=_learned(memory, None if restarted else before, reading, moved, counters, at),
+        peak=meters.top(memory.peak, reading.kv_usage, at),
     )
-    before = memory.reading if memory.at < at <= memory.at + GAP else None
-    moves = _moves(before, reading) if before else []
-    if _holds_work(reading) and None not in (reading.prompt_tokens_total, reading.generation_tokens_total):
-        still = before and not any(moves)
-        since = memory.stalled_since if still and memory.stalled_since is not None else at
-        after = replace(after, stalled_since=since)
-    # A counter that falls is a restart: what ran before it and what runs after it are no interval.
-    if before and any(moves) and min(moves) >= 0 and before.waiting and reading.waiting:
-        after = _learn(memory, after)
-    return after
 
 
-def rates(memory: EngineMemory) -> tuple[float | None, float | None]:
-    """Requests finished and tokens generated per second over the last WINDOW before the last reading."""
-    return _rate(memory.finished, memory.at), _rate(memory.tokens, memory.at)
+def rates(memory: EngineMemory, now: float) -> Rates:
+    """What it did over the last WINDOW before its last reading; nothing, where that is older than WINDOW."""
+    values: dict[str, float | None] = {field: _rate(memory, name, now) for field, name in _RATES.items()}
+    for name, fields in _QUANTILES.items():
+        distribution = memory.histograms.get(name)
+        if distribution is not None:
+            values.update(zip(fields.values(), distribution.quantiles(tuple(fields), now), strict=True))
+    return Rates(**values, prefix_hit_ratio=_prefix_hit_ratio(memory, now))
 
 
-def ratio(reading: EngineReading, learned: Learned) -> float | None:
+def ratio(reading: EngineReading, learned: Learned, rates: Rates = _UNKNOWN) -> float | None:
     """How near the engine is to its knee: below 1 there is headroom, at 1 none, above 1 there is a queue.
 
     A queue is what being past the knee means: while requests wait the ratio is at least 1, and else at most 1.
     How far past the knee is the load over the knee, or over what runs now where the knee is not known yet. Without
-    a queue it is the load over the knee or the KV cache's usage, whichever is higher, since either can stop the
-    next request; with no knee known it is the KV cache alone: the least that it can be. None: what waits or what
-    runs is missing, or nothing tells.
+    a queue it is the highest of what can stop the next request: the load over the knee or over what the server runs at
+    most, the KV cache's usage, and the tokens that it holds over those that it held at the knee, where these filled
+    most of it; with nothing learned or told it is the KV cache alone: the least that it can be.
+
+    A server that refuses requests has a queue that grows no further, whatever comes. While it did so within WINDOW
+    (`rates`) and has work, it is past its knee, and the ratio is higher by what it refuses over what it can serve (or
+    serves now, where that is not learned): twice the load that it can carry adds 1, three times adds 2.
+
+    None: what waits or what runs is missing, or nothing tells.
     """
     waiting, running = reading.waiting, reading.running
     if waiting is None or running is None:
         return None
-    load, knee = waiting + running, learned.knee_running
+    load = waiting + running
     if load == 0:
         return 0.0
+    most = _knee(reading, learned)
+    beyond = _refused(learned, rates)
     if waiting > 0:
         # Requests are whole: less than one in flight is no divisor.
-        return max(1.0, load / max(1.0, knee or running)) if knee or running else 1.0
-    parts = [part for part in (load / knee if knee else None, reading.kv_usage) if part is not None]
+        return max(1.0, load / max(1.0, most or running) if most or running else 1.0) + beyond
+    if beyond > 0:
+        return 1.0 + beyond
+    usage, capacity, tokens = reading.kv_usage, reading.kv_capacity_tokens, learned.knee_tokens
+    parts = [load / limit for limit in (most, reading.max_running) if limit]
+    if usage is not None:
+        parts.append(usage)
+        if capacity and tokens and tokens >= KV_SHORT * capacity:
+            parts.append(usage * capacity / tokens)
     return min(1.0, max(parts)) if parts else None
 
 
@@ -130,56 +198,76 @@ def wedged(memory: EngineMemory, now: float) -> bool:
     return memory.stalled_since is not None and memory.at - memory.stalled_since >= STALL and now - memory.at <= GAP
 
 
-def _total(finished: Mapping[str, float] | None, without: frozenset[str] = frozenset()) -> float | None:
-    return None if finished is None else sum(count for reason, count in finished.items() if reason not in without)
+def kv_peak(memory: EngineMemory, now: float) -> float | None:
+    """The highest usage (0..1) of the KV cache in the last 24 hours, to the hour. None: it was not read in them."""
+    return memory.peak.highest(now)
 
 
-def _holds_work(reading: EngineReading) -> bool:
-    return bool(reading.waiting or reading.running)
+def _stalled_since(memory: EngineMemory, reading: EngineReading, at: float, still: bool) -> float | None:
+    """What is put to sleep keeps its work and makes no progress, as it was told to."""
+    if reading.sleeping or not (reading.waiting or reading.running):
+        return None
+    if reading.prompt_tokens_total is None or reading.generation_tokens_total is None:
+        return None
+    return memory.stalled_since if still and memory.stalled_since is not None else at
 
 
-def _moves(before: EngineReading, after: EngineReading) -> list[float]:
-    """By how much each counter of work moved; a counter that is missing at either end is left out."""
+def _fell(old: Counter | None, new: Counter | None) -> bool:
+    return old is not None and new is not None and new.last < old.last
+
+
+def _moved(before: EngineReading, after: EngineReading) -> bool:
+    """Whether a counter of work moved; one that is missing at either end tells nothing."""
     pairs = (
         (before.prompt_tokens_total, after.prompt_tokens_total),
         (before.generation_tokens_total, after.generation_tokens_total),
-        (_total(before.finished), _total(after.finished)),
+        (_finished(before), _finished(after)),
     )
-    return [new - old for old, new in pairs if old is not None and new is not None]
+    return any(old != new for old, new in pairs if old is not None and new is not None)
 
 
-def _rate(meter: Meter | None, at: float) -> float | None:
-    return None if meter is None else meter.rate(at)
+def _learned(
+    memory: EngineMemory,
+    before: EngineReading | None,
+    reading: EngineReading,
+    moved: bool,
+    counters: Mapping[str, Counter],
+    at: float,
+) -> Knee:
+    if before is None:
+        return knee.interrupted(memory.knee)
+
+    def grown(name: str, known: bool) -> float | None:
+        old, new = memory.counters.get(name), counters.get(name)
+        return new.total - old.total if known and old is not None and new is not None else None
+
+    served = grown("served", before.finished is not None and reading.finished is not None)
+    told = before.generation_tokens_total is not None and reading.generation_tokens_total is not None
+    generated = grown("tokens", told)
+    return knee.learn(memory.knee, Interval(before, reading, at, at - memory.at, moved, served, generated))
 
 
-def _metered(meter: Meter | None, value: float | None, at: float) -> Meter | None:
-    if value is None:
-        return meter
-    if meter is None:
-        return Meter(value, 0.0, ((at, 0.0),))
-    # A counter that fell has started again from 0: what it shows now is what came since.
-    total = meter.total + (value - meter.last if value >= meter.last else value)
-    points = meter.points
-    if len(points) > 1 and at - points[-2][0] < _RESOLUTION:
-        points = points[:-1]
-    points = (*points, (at, total))
-    first = next((i for i, (start, _) in enumerate(points[1:]) if start > at - WINDOW), 0)
-    return Meter(value, total, points[first:])
+def _rate(memory: EngineMemory, name: str, now: float) -> float | None:
+    counter = memory.counters.get(name)
+    return None if counter is None else counter.rate(now)
 
 
-def _learn(memory: EngineMemory, after: EngineMemory) -> EngineMemory:
-    """What an interval with a queue at both ends teaches: a plain mean at first, which turns into a fading one."""
-    old, new = memory.reading, after.reading
-    seconds = after.at - memory.at
-    queued = memory.queued_seconds + seconds
-    weight = max(seconds / queued, 1.0 - math.exp(-seconds / TAU))
+def _prefix_hit_ratio(memory: EngineMemory, now: float) -> float | None:
+    """By the counters, else by the server's own word."""
+    hits, queries = _rate(memory, "prefix_hits", now), _rate(memory, "prefix_queries", now)
+    if hits is not None and queries:
+        return min(1.0, hits / queries)  # two counters of one page need not be of one instant
+    return memory.reading.prefix_hit_ratio if now - memory.at <= WINDOW else None
 
-    def blend(known: float | None, shown: float) -> float:
-        return shown if known is None else known + weight * (shown - known)
 
-    knee, rate = memory.knee_running, memory.service_rate
-    if old.running and new.running:
-        knee = blend(knee, (old.running + new.running) / 2)
-    if None not in (old.finished, new.finished) and memory.served and after.served:
-        rate = blend(rate, (after.served.total - memory.served.total) / seconds)
-    return replace(after, knee_running=knee, service_rate=rate, queued_seconds=queued)
+def _knee(reading: EngineReading, learned: Learned) -> float | None:
+    """The knee is also never above what the server says that it runs at most: it may be a model's, not its own."""
+    if learned.knee_running and reading.max_running:
+        return min(learned.knee_running, reading.max_running)
+    return learned.knee_running
+
+
+def _refused(learned: Learned, rates: Rates) -> float:
+    """Requests refused over requests served; less than one served in the window is no divisor."""
+    served = learned.service_rate or rates.requests_per_second or 0.0
+    return (rates.rejections_per_second or 0.0) / max(1.0 / WINDOW, served)

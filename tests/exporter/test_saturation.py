@@ -1,14 +1,25 @@
-"""core/saturation.py: rates that survive restarts, a knee that only a moving queue teaches, and wedged engines."""
+"""core/saturation.py: what an engine did lately, how near its knee it is, whether it is stuck.
+
+How rates and quantiles are taken: test_meters.py. How the knee is learned: test_knee.py.
+"""
 
 import math
+import sys
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from exporter.core.model import EngineReading, Learned
-from exporter.core.saturation import GAP, LEAST_QUEUED, STALL, TAU, WINDOW, EngineMemory, observe, rates, ratio, wedged
+from exporter.core import engines
+from exporter.core.exposition import ExpositionError
+from exporter.core.model_engines import EngineReading, Histogram, Learned, Rates
+from exporter.core.saturation import GAP, STALL, WINDOW, EngineMemory, kv_peak, observe, rates, ratio, wedged
+
+PAGES = Path(__file__).parent.parent / "fixtures" / "engines"
 
 
 def reading(**changes: Any) -> EngineReading:
@@ -23,19 +34,6 @@ def reading(**changes: Any) -> EngineReading:
     return EngineReading("m", "0", **fields)
 
 
-def busy(at: float, waiting: float = 10, running: float = 8, rate: float = 2, start: float = 0) -> EngineReading:
-    """An engine that finishes `rate` requests of 100 tokens per second."""
-    done = math.floor(start + rate * at)
-    tokens = 100 * (start + rate * at)
-    return reading(
-        waiting=waiting,
-        running=running,
-        prompt_tokens_total=tokens,
-        generation_tokens_total=tokens,
-        finished={"stop": float(done)},
-    )
-
-
 def watch(*readings: tuple[float, EngineReading]) -> EngineMemory:
     memory = None
     for at, seen in readings:
@@ -46,150 +44,273 @@ def watch(*readings: tuple[float, EngineReading]) -> EngineMemory:
 
 # --- rates ------------------------------------------------------------------------------------------------------
 
-
-def tokens(*pairs: tuple[float, float | None]) -> float | None:
-    return rates(watch(*((at, reading(generation_tokens_total=total)) for at, total in pairs)))[1]
+EDGES = (1.0, 2.0, 4.0, math.inf)
 
 
-RATES: dict[str, tuple[list[tuple[float, float | None]], float | None]] = {
-    "one reading is no rate": ([(0, 100)], None),
-    "two readings": ([(0, 100), (2, 300)], 100.0),
-    "nothing moved": ([(0, 100), (2, 100)], 0.0),
-    "a scrape was missed": ([(0, 0), (1, 100), (5, 500)], 100.0),
-    "a restart counts from 0": ([(0, 1000), (1, 1100), (2, 50)], 75.0),
-    "a restart to 0": ([(0, 1000), (1, 0), (2, 0)], 0.0),
-    "a restart is seen later": ([(0, 1000), (10, 500)], 50.0),
-    "the counter was never there": ([(0, None), (1, None)], None),
-    "the counter came late": ([(0, None), (1, 100), (2, 200)], 100.0),
-    "the counter was away once": ([(0, 0), (1, None), (2, 200)], 100.0),
-    "the counter went away for good": ([(0, 0), (1, 100), (2 + WINDOW, None)], None),
-    "what is older than the window does not count": ([(0, 0), (10, 10_000), (10 + WINDOW, 10_300)], 10.0),
-    "a silence longer than the window is averaged over": ([(0, 0), (100, 1000)], 10.0),
-    "the clock stood still": ([(0, 0), (0, 100)], None),
-    "a reading of the past": ([(5, 0), (6, 100), (1, 7)], 100.0),
+def seen(*counts: float) -> Histogram:
+    return Histogram(EDGES, counts)
+
+
+#: (first reading, the one 10 s later, what Rates says then); what is not named is None
+DID: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, float]]] = {
+    "requests are all that ended, errors those that failed": (
+        {"finished": {"stop": 1.0, "abort": 1.0, "error": 2.0}},
+        {"finished": {"stop": 11.0, "abort": 21.0, "error": 7.0}},
+        {"requests_per_second": 3.5, "errors_per_second": 0.5},
+    ),
+    "an error that had never happened before": (
+        {"finished": {"stop": 1.0}},
+        {"finished": {"stop": 1.0, "error": 5.0}},
+        {"requests_per_second": 0.5, "errors_per_second": 0.5},
+    ),
+    "how they ended is not told: no errors are known": (
+        {"finished": {"finished": 1.0}},
+        {"finished": {"finished": 21.0}},
+        {"requests_per_second": 2.0},
+    ),
+    "only that they failed is told": (
+        {"finished": {"finished": 1.0, "error": 0.0}},
+        {"finished": {"finished": 21.0, "error": 10.0}},
+        {"requests_per_second": 3.0, "errors_per_second": 1.0},
+    ),
+    "nothing has ended yet": ({"finished": {}}, {"finished": {}}, {"requests_per_second": 0.0}),
+    "rejections": ({"rejections_total": 5.0}, {"rejections_total": 25.0}, {"rejections_per_second": 2.0}),
+    "preemptions": ({"preemptions_total": 5.0}, {"preemptions_total": 10.0}, {"preemptions_per_second": 0.5}),
+    "prompt tokens": ({"prompt_tokens_total": 0.0}, {"prompt_tokens_total": 70.0}, {"prompt_tokens_per_second": 7.0}),
+    "generated tokens": (
+        {"generation_tokens_total": 0.0},
+        {"generation_tokens_total": 90.0},
+        {"tokens_per_second": 9.0},
+    ),
+    "time to first token": (
+        {"ttft": seen(0, 0, 0, 0)},
+        {"ttft": seen(0, 10, 20, 20)},
+        {"ttft_p50": 2.0, "ttft_p95": 3.8},
+    ),
+    "between tokens": ({"itl": seen(0, 0, 0, 0)}, {"itl": seen(0, 10, 20, 20)}, {"itl_p50": 2.0, "itl_p95": 3.8}),
+    "time in the queue": ({"queue_time": seen(0, 0, 0, 0)}, {"queue_time": seen(0, 0, 0, 9)}, {"queue_time_p95": 4.0}),
+    "whole latency": ({"e2e": seen(5, 5, 5, 5)}, {"e2e": seen(25, 25, 25, 25)}, {"e2e_p95": 0.95}),
+    "nobody was observed": ({"ttft": seen(5, 5, 5, 5)}, {"ttft": seen(5, 5, 5, 5)}, {}),
+    "hits of the prefix cache": (
+        {"prefix_queries_total": 0.0, "prefix_hits_total": 0.0},
+        {"prefix_queries_total": 200.0, "prefix_hits_total": 50.0},
+        {"prefix_hit_ratio": 0.25},
+    ),
+    "the counters come before the server's own word": (
+        {"prefix_queries_total": 0.0, "prefix_hits_total": 0.0, "prefix_hit_ratio": 0.9},
+        {"prefix_queries_total": 200.0, "prefix_hits_total": 50.0, "prefix_hit_ratio": 0.9},
+        {"prefix_hit_ratio": 0.25},
+    ),
+    "the server's own word": ({"prefix_hit_ratio": 0.1}, {"prefix_hit_ratio": 0.9}, {"prefix_hit_ratio": 0.9}),
+    "nothing was looked up": (
+        {"prefix_queries_total": 9.0, "prefix_hits_total": 3.0},
+        {"prefix_queries_total": 9.0, "prefix_hits_total": 3.0},
+        {},
+    ),
+    "more hits than queries: not of one instant": (
+        {"prefix_queries_total": 0.0, "prefix_hits_total": 0.0},
+        {"prefix_queries_total": 10.0, "prefix_hits_total": 12.0},
+        {"prefix_hit_ratio": 1.0},
+    ),
+    "a restart": (
+        {"generation_tokens_total": 5000.0, "ttft": seen(7, 7, 7, 7)},
+        {"generation_tokens_total": 30.0, "ttft": seen(0, 4, 4, 4)},
+        {"tokens_per_second": 3.0, "ttft_p50": 1.5, "ttft_p95": 1.95},
+    ),
+    "it tells nothing": ({}, {}, {}),
 }
 
 
-@pytest.mark.parametrize("name", RATES)
-def test_rate(name: str) -> None:
-    pairs, expected = RATES[name]
-    assert tokens(*pairs) == (None if expected is None else pytest.approx(expected))
+@pytest.mark.parametrize("name", DID)
+def test_what_it_did(name: str) -> None:
+    first, last, expected = DID[name]
+    memory = watch((0, EngineReading("m", "0", **first)), (10, EngineReading("m", "0", **last)))
+    told = msgspec.structs.asdict(rates(memory, 10))
+    assert {field: value for field, value in told.items() if value is not None} == pytest.approx(expected)
+    alone = rates(watch((0, EngineReading("m", "0", **first))), 0)
+    assert alone == Rates(prefix_hit_ratio=first.get("prefix_hit_ratio")), "one reading is no rate"
+    assert rates(memory, 10.1 + WINDOW) == Rates(), "nothing is known of a server that no longer answers"
 
 
-def test_requests_are_all_that_ended() -> None:
-    first, last = ({"stop": 1.0, "abort": 1.0}, {"stop": 5.0, "abort": 3.0, "error": 4.0})
-    memory = watch((0, reading(finished=first)), (2, reading(finished=last)))
-    assert rates(memory) == (5.0, 0.0)
+def test_a_silence_up_to_the_window_is_bridged_and_a_longer_one_is_not() -> None:
+    def tokens(silence: float) -> float | None:
+        before, after = reading(generation_tokens_total=0.0), reading(generation_tokens_total=600.0)
+        return rates(watch((0, before), (silence, after)), silence).tokens_per_second
+
+    assert (tokens(WINDOW), tokens(WINDOW + 1)) == (600 / WINDOW, None)
 
 
-@settings(max_examples=200)
+def test_engines_of_one_server_are_engines_of_their_own() -> None:
+    """Data parallelism: a memory is one engine's, and knows of no other."""
+    ranks = {rank: watch((0, reading()), (1, reading(generation_tokens_total=rank))) for rank in (10.0, 70.0)}
+    assert {rank: rates(memory, 1).tokens_per_second for rank, memory in ranks.items()} == {10.0: 10.0, 70.0: 70.0}
+
+
+@pytest.mark.parametrize("page", sorted(PAGES.glob("*.txt")), ids=lambda page: page.stem)
+def test_every_counter_and_histogram_of_a_real_page_is_followed(page: Path) -> None:
+    """Nothing that moves is 0 where there is a counter, and all that a histogram holds gives its quantiles."""
+    try:
+        _, readings, *_ = engines.read(page.read_bytes())
+    except ExpositionError:
+        return  # a page that tells nothing
+    for shown in readings:
+        did = rates(watch((0, shown), (5, shown)), 5)
+        assert (did.tokens_per_second is None) == (shown.generation_tokens_total is None)
+        assert (did.requests_per_second is None) == (shown.finished is None)
+        histograms = {name: value for name in ("ttft", "itl", "queue_time", "e2e") if (value := getattr(shown, name))}
+        before = {name: Histogram(value.edges, (0.0,) * len(value.edges)) for name, value in histograms.items()}
+        told = msgspec.structs.asdict(rates(watch((0, msgspec.structs.replace(shown, **before)), (5, shown)), 5))
+        for name, value in histograms.items():
+            field = f"{name}_p95"
+            assert told[field] is None if not value.counts[-1] else 0 < told[field] <= value.edges[-2]
+
+
+totals = st.one_of(st.none(), st.floats(0, 1e12))
+
+
+@settings(max_examples=150)
 @given(
-    st.lists(st.tuples(st.floats(0.01, 60), st.one_of(st.none(), st.floats(0, 1e9))), min_size=1, max_size=60),
-)
-def test_rates_are_never_negative_and_memory_is_bounded(steps: list[tuple[float, float | None]]) -> None:
-    memory, at = None, 0.0
-    for seconds, total in steps:
-        at += seconds
-        memory = observe(memory, reading(generation_tokens_total=total, waiting=1.0, running=1.0), at)
-        _, rate = rates(memory)
-        assert rate is None or (rate >= 0 and math.isfinite(rate))
-        assert memory.tokens is None or len(memory.tokens.points) <= 2 * WINDOW + 2
-        assert memory.learned.service_rate is None or memory.learned.service_rate >= 0
-
-
-def test_memory_is_bounded_however_often_it_is_read() -> None:
-    memory = watch(*((at / 100, busy(at / 100)) for at in range(10_000)))
-    assert memory.tokens is not None
-    assert len(memory.tokens.points) <= 2 * WINDOW + 2
-    assert rates(memory) == (pytest.approx(2.0, rel=0.1), pytest.approx(200.0, rel=0.01))
-
-
-# --- what is learned --------------------------------------------------------------------------------------------
-
-
-def test_a_queue_that_moves_teaches_the_knee_and_the_service_rate() -> None:
-    learned = watch(*((float(at), busy(at)) for at in range(31))).learned
-    assert learned.knee_running == pytest.approx(8.0)
-    assert learned.service_rate == pytest.approx(2.0, rel=0.05)
-    assert learned.queued_seconds == 30.0
-
-
-def test_nothing_is_told_before_it_was_watched_for_a_while() -> None:
-    memory = watch(*((float(at), busy(at)) for at in range(int(LEAST_QUEUED))))
-    assert memory.learned == Learned(queued_seconds=LEAST_QUEUED - 1)
-    memory = observe(memory, busy(LEAST_QUEUED), LEAST_QUEUED)
-    assert memory.learned.knee_running == 8.0
-
-
-def test_a_service_rate_of_0_is_not_told() -> None:
-    """Tokens move, but no request has ended yet: that is not a rate."""
-    memory = watch(
-        *((float(at), reading(waiting=3.0, running=2.0, generation_tokens_total=at * 9.0)) for at in range(9))
+    st.lists(
+        st.tuples(
+            st.floats(0.01, 60),
+            st.fixed_dictionaries(
+                {
+                    "waiting": totals,
+                    "running": totals,
+                    "kv_usage": st.one_of(st.none(), st.floats(0, 1)),
+                    "kv_capacity_tokens": totals,
+                    "max_running": totals,
+                    "generation_tokens_total": totals,
+                    "rejections_total": totals,
+                    "prefix_queries_total": totals,
+                    "prefix_hits_total": totals,
+                    "finished": st.one_of(
+                        st.none(), st.dictionaries(st.sampled_from(["stop", "error", "abort"]), st.floats(0, 1e12))
+                    ),
+                    "ttft": st.one_of(
+                        st.none(),
+                        st.builds(
+                            lambda counts: Histogram(EDGES, tuple(sorted(counts))),
+                            st.lists(st.floats(0, 1e9), min_size=4, max_size=4),
+                        ),
+                    ),
+                    "sleeping": st.sampled_from([None, False, True]),
+                }
+            ),
+        ),
+        min_size=1,
+        max_size=20,
     )
-    assert memory.learned == Learned(knee_running=2.0, queued_seconds=8.0)
+)
+def test_whatever_a_server_shows_nothing_is_negative_or_without_end(steps: list[tuple[float, dict[str, Any]]]) -> None:
+    memory, at = None, 0.0
+    for seconds, shown in steps:
+        at += seconds
+        memory = observe(memory, EngineReading("m", "0", **shown), at)
+        did = rates(memory, at)
+        told: Mapping[str, Any] = {
+            **msgspec.structs.asdict(did),
+            **msgspec.structs.asdict(memory.learned),
+            "ratio": ratio(memory.reading, memory.learned, did),
+            "peak": kv_peak(memory, at),
+        }
+        assert all(value is None or (value >= 0 and math.isfinite(value)) for value in told.values()), told
+        for name in ("prefix_hit_ratio", "peak"):
+            assert told[name] is None or told[name] <= 1
 
 
-TEACHES_NOTHING: dict[str, list[tuple[float, EngineReading]]] = {
-    "no queue": [(float(at), busy(at, waiting=0)) for at in range(20)],
-    "a queue at one end only": [(float(at), busy(at, waiting=at % 2)) for at in range(20)],
-    "the same page again and again": [(float(at), busy(5)) for at in range(20)],
-    "no counters": [
-        (
-            float(at),
-            reading(waiting=5.0, running=5.0, prompt_tokens_total=None, generation_tokens_total=None, finished=None),
-        )
-        for at in range(20)
-    ],
-    "readings far apart": [(at * (GAP + 1), busy(at * 20)) for at in range(20)],
-    "a restart at every reading": [(float(at), busy(0, start=100 - at)) for at in range(20)],
-    "what waits is missing": [
-        (float(at), EngineReading("m", "0", running=3.0, finished={"stop": at * 1.0})) for at in range(20)
-    ],
-}
+# --- what is remembered -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", TEACHES_NOTHING)
-def test_teaches_nothing(name: str) -> None:
-    assert watch(*TEACHES_NOTHING[name]).learned == Learned()
+def full(at: float) -> EngineReading:
+    """Everything that a reading can hold, as large as vLLM's: 24 edges, 5 reasons."""
+
+    def histogram(n: float) -> Histogram:
+        return Histogram((*(float(i + 1) for i in range(23)), math.inf), tuple(at * n * (i + 1) for i in range(24)))
+
+    return reading(
+        waiting=10.0,
+        running=8.0,
+        kv_usage=0.5,
+        kv_capacity_tokens=1000.0,
+        prompt_tokens_total=at * 100.0,
+        generation_tokens_total=at * 100.0,
+        preemptions_total=at,
+        rejections_total=at,
+        prefix_queries_total=at * 2,
+        prefix_hits_total=at,
+        finished=dict.fromkeys(("stop", "length", "abort", "error", "repetition"), at),
+        ttft=histogram(1),
+        itl=histogram(90),
+        queue_time=histogram(2),
+        e2e=histogram(3),
+    )
 
 
-def test_requests_that_were_given_up_are_no_service() -> None:
-    def given_up(at: int) -> EngineReading:
-        counts = {"stop": at * 1.0, "abort": at * 50.0, "error": at * 7.0}
-        return reading(waiting=5.0, running=4.0, generation_tokens_total=at * 10.0, finished=counts)
-
-    assert watch(*((float(at), given_up(at)) for at in range(20))).learned.service_rate == pytest.approx(1.0)
-
-
-def test_what_is_learned_follows_the_load_within_minutes() -> None:
-    memory = watch(*((float(at), busy(at, running=8)) for at in range(200)))
-    for at in range(200, 200 + int(3 * TAU)):
-        memory = observe(memory, busy(at, running=20), float(at))
-    assert memory.learned.knee_running == pytest.approx(20, abs=1)
-
-
-def test_the_interval_does_not_change_what_is_learned() -> None:
-    def changing(at: float) -> EngineReading:
-        return busy(at, running=8 if at < 60 else 20)
-
-    often = watch(*((at / 2, changing(at / 2)) for at in range(240))).learned
-    seldom = watch(*((at * 4.0, changing(at * 4)) for at in range(30))).learned
-    assert often.knee_running == pytest.approx(seldom.knee_running, rel=0.1)
-    assert often.service_rate == pytest.approx(seldom.service_rate, rel=0.1)
+def size(thing: Any, known: set[int]) -> int:
+    """Bytes of a value and of all that it holds, each once."""
+    if id(thing) in known:
+        return 0
+    known.add(id(thing))
+    inner: list[Any] = []
+    if isinstance(thing, dict):
+        inner = [*thing, *thing.values()]
+    elif isinstance(thing, tuple):
+        inner = list(thing)
+    elif isinstance(thing, msgspec.Struct):
+        inner = [getattr(thing, name) for name in thing.__struct_fields__]
+    return sys.getsizeof(thing) + sum(size(part, known) for part in inner)
 
 
-def test_a_restart_of_the_engine_keeps_what_was_learned() -> None:
-    memory = watch(*((float(at), busy(at)) for at in range(31)))
-    learned = memory.learned
-    memory = observe(memory, reading(), 31.0)
-    memory = observe(memory, busy(1, waiting=1), 32.0)
-    assert memory.learned == learned
-    assert memory.since == 0.0
+@pytest.mark.parametrize("every", [0.05, 1.0, 20.0])
+def test_an_engine_takes_little_memory_however_often_it_is_read(every: float) -> None:
+    memory = None
+    for number in range(600):
+        memory = observe(memory, full(number * every), number * every)
+        # 256 engines: 16 MB at most.
+        assert number % 60 or size(memory, set()) < 64_000
+    assert memory is not None
+    assert rates(memory, 599 * every).tokens_per_second == pytest.approx(100.0)
+
+
+def test_a_restart_keeps_what_was_learned_and_begins_a_life_that_has_produced_nothing() -> None:
+    memory = watch(*((float(at), full(at)) for at in range(31)))
+    again = observe(observe(memory, reading(), 31.0), full(1), 32.0)
+    assert memory.learned.knee_running == 8.0
+    assert again.learned == memory.learned
+    assert (memory.since, memory.produced) == (0.0, True)
+    new = reading(prompt_tokens_total=0.0, generation_tokens_total=0.0, finished={})
+    for silence in (1.0, GAP + 1, 3600.0):  # a model takes minutes to load: far longer than GAP
+        fresh = observe(memory, new, 30.0 + silence)
+        assert (fresh.since, fresh.produced) == (30.0 + silence, False)
+        assert fresh.learned == memory.learned
+    assert again.produced
+
+
+def test_a_memory_outlives_the_process() -> None:
+    memory = watch(*((float(at), full(at)) for at in range(31)))
+    again = msgspec.msgpack.decode(msgspec.msgpack.encode(memory), type=EngineMemory)
+    # msgpack has infinity, so that histograms come back whole.
+    assert again == memory
+    assert rates(observe(again, full(31), 31.0), 31.0) == rates(observe(memory, full(31), 31.0), 31.0)
+
+
+def test_the_peak_of_the_cache_is_that_of_a_day() -> None:
+    hour = 3600.0
+    memory = watch(
+        *((at * hour, reading(kv_usage=0.9 if at == 5 else 0.3)) for at in range(12)), (12 * hour, reading())
+    )
+    assert kv_peak(memory, 12 * hour) == 0.9
+    assert kv_peak(observe(memory, reading(kv_usage=0.4), 40 * hour), 40 * hour) == 0.4
+    assert kv_peak(memory, 90 * hour) is None
 
 
 # --- how near the knee ------------------------------------------------------------------------------------------
 
-KNEE = Learned(knee_running=10.0, service_rate=1.0, queued_seconds=60.0)
+KNEE = Learned(knee_running=10.0, service_rate=2.0, queued_seconds=60.0)
+#: Learned where 900 of 1000 tokens were held when the queue formed, and where 300 were.
+BY_CACHE = Learned(knee_running=10.0, knee_tokens=900.0, queued_seconds=60.0)
+BY_BATCH = Learned(knee_running=10.0, knee_tokens=300.0, queued_seconds=60.0)
 
 RATIOS: dict[str, tuple[dict[str, Any], Learned, float | None]] = {
     "idle": ({}, Learned(), 0.0),
@@ -205,6 +326,25 @@ RATIOS: dict[str, tuple[dict[str, Any], Learned, float | None]] = {
     "no knee, no KV cache": ({"running": 2.0}, Learned(), None),
     "no knee, a queue: what runs is the knee": ({"running": 4.0, "waiting": 2.0}, Learned(), 1.5),
     "no knee, a queue, nothing runs": ({"waiting": 2.0}, Learned(), 1.0),
+    "fuller of tokens than of requests": (
+        {"running": 2.0, "kv_usage": 0.6, "kv_capacity_tokens": 1e3},
+        BY_CACHE,
+        2 / 3,
+    ),
+    "tokens as at the knee": ({"running": 2.0, "kv_usage": 0.95, "kv_capacity_tokens": 1e3}, BY_CACHE, 1.0),
+    "the cache was not what was short": (
+        {"running": 2.0, "kv_usage": 0.3, "kv_capacity_tokens": 1e3},
+        BY_BATCH,
+        0.3,
+    ),
+    "no knee, half of what the server runs": ({"running": 4.0, "max_running": 8.0}, Learned(), 0.5),
+    "a knee above what the server runs": ({"running": 4.0, "max_running": 8.0}, KNEE, 0.5),
+    "and with a queue": ({"running": 8.0, "waiting": 8.0, "max_running": 8.0}, KNEE, 2.0),
+    "no knee, a queue, the server's limit is far": (
+        {"running": 4.0, "waiting": 2.0, "max_running": 256.0},
+        Learned(),
+        1.5,
+    ),
     "what waits is missing": ({"waiting": None, "running": 2.0, "kv_usage": 0.2}, KNEE, None),
     "what runs is missing": ({"running": None, "waiting": 2.0}, KNEE, None),
 }
@@ -216,22 +356,102 @@ def test_ratio(name: str) -> None:
     assert ratio(reading(**changes), learned) == (None if expected is None else pytest.approx(expected))
 
 
-@given(
-    st.integers(0, 300),
-    st.integers(0, 300),
-    st.one_of(st.none(), st.floats(0, 1)),
-    st.one_of(st.none(), st.floats(0.5, 300)),
-)
-def test_a_ratio_is_above_1_only_with_a_queue_and_grows_with_it(
-    waiting: int, running: int, usage: float | None, knee: float | None
-) -> None:
-    def at(queue: int) -> float | None:
-        return ratio(reading(waiting=float(queue), running=float(running), kv_usage=usage), Learned(knee))
+REFUSING: dict[str, tuple[dict[str, Any], Learned, Rates, float | None]] = {
+    "as much as it serves, with a queue": (
+        {"running": 10.0, "waiting": 10.0},
+        KNEE,
+        Rates(rejections_per_second=2.0),
+        3.0,
+    ),
+    "four times what it serves": ({"running": 10.0, "waiting": 10.0}, KNEE, Rates(rejections_per_second=8.0), 6.0),
+    "between two readings of an empty queue": ({"running": 5.0}, KNEE, Rates(rejections_per_second=1.0), 1.5),
+    "nothing learned: over what it serves now": (
+        {"running": 5.0},
+        Learned(),
+        Rates(rejections_per_second=1.0, requests_per_second=4.0),
+        1.25,
+    ),
+    "nothing served: over one in the window": (
+        {"running": 5.0},
+        Learned(),
+        Rates(rejections_per_second=0.1),
+        1 + 0.1 * WINDOW,
+    ),
+    "none": ({"running": 5.0}, KNEE, Rates(rejections_per_second=0.0), 0.5),
+    "it has no work: whatever was refused is over": ({}, KNEE, Rates(rejections_per_second=1.0), 0.0),
+    "what waits is missing": ({"waiting": None}, KNEE, Rates(rejections_per_second=1.0), None),
+}
 
-    now, more = at(waiting), at(waiting + 1)
-    assert more is not None
-    assert more >= 1.0
-    assert now is None or (now <= more and (now >= 1.0 if waiting else 0 <= now <= 1.0))
+
+@pytest.mark.parametrize("name", REFUSING)
+def test_a_server_that_refuses_is_past_its_knee(name: str) -> None:
+    changes, learned, did, expected = REFUSING[name]
+    assert ratio(reading(**changes), learned, did) == (None if expected is None else pytest.approx(expected))
+
+
+def test_saturation_goes_on_rising_where_the_queue_does_not() -> None:
+    """vLLM's --max-num-queued-reqs: ten wait, and all that comes besides is refused."""
+    told = []
+    for offered in (1.0, 2.0, 4.0, 8.0):
+        memory = None
+        for at in range(60):
+            shown = reading(
+                waiting=min(10.0, max(0.0, (offered - 2) * at)),
+                running=min(10.0, offered * 5),
+                finished={"stop": math.floor(min(offered, 2.0) * at)},
+                generation_tokens_total=at * 50.0,
+                rejections_total=math.floor(max(0.0, (offered - 2.0) * at - 10)),
+            )
+            memory = observe(memory, shown, float(at))
+        assert memory is not None
+        told.append(ratio(memory.reading, memory.learned, rates(memory, 59)))
+    least, knee, double, fourfold = told
+    assert least is None, "neither a knee nor a cache tells how much headroom there is"
+    assert knee is None
+    assert double == pytest.approx(3.0, abs=0.1), "(10 + 10) / 10, and as much again is refused"
+    assert fourfold == pytest.approx(5.0, abs=0.15)
+
+
+bounded = st.one_of(st.none(), st.floats(0.5, 300))
+
+
+@settings(max_examples=300)
+@given(
+    waiting=st.integers(0, 300),
+    running=st.integers(0, 300),
+    usage=st.one_of(st.none(), st.floats(0, 1)),
+    knee=bounded,
+    tokens=st.one_of(st.none(), st.floats(1, 2e5)),
+    most=bounded,
+    refused=st.one_of(st.none(), st.floats(0, 1e6)),
+    served=bounded,
+)
+def test_a_ratio_grows_with_what_waits_and_runs_and_is_refused_and_is_above_1_only_past_the_knee(
+    waiting: int,
+    running: int,
+    usage: float | None,
+    knee: float | None,
+    tokens: float | None,
+    most: float | None,
+    refused: float | None,
+    served: float | None,
+) -> None:
+    def of(waiting: int, running: int, refused: float | None) -> float | None:
+        shown = reading(
+            waiting=float(waiting), running=float(running), kv_usage=usage, kv_capacity_tokens=1e5, max_running=most
+        )
+        return ratio(shown, Learned(knee, tokens, served), Rates(rejections_per_second=refused))
+
+    now = of(waiting, running, refused)
+    more = [of(waiting + 1, running, refused), of(waiting, running, (refused or 0.0) + 1)]
+    if knee is not None or not waiting:
+        # While the knee is not known what runs stands for it, so that more in flight is less far past it.
+        more.append(of(waiting, running + 1, refused))
+    blind = knee is None and most is None and usage is None
+    assert blind or None not in more
+    assert now is None or all(now <= after < math.inf for after in more if after is not None)
+    queueing = waiting or (refused and running)
+    assert now is None or (now >= 1.0 if queueing else 0.0 <= now <= 1.0)
 
 
 # --- wedged -----------------------------------------------------------------------------------------------------
@@ -280,6 +500,9 @@ WEDGED: dict[str, tuple[list[tuple[float, EngineReading]], float, bool]] = {
     "a reading was missed, later": ([held(at) for at in range(LONG + 3) if at % 5], LONG + 2, True),
     "a long silence in the middle": ([held(at) for at in (0, 1, 2, LONG, LONG + 1)], LONG + 1, False),
     "work came and went": ([held(at, waiting=at % 7 * 1.0, running=0.0) for at in range(99)], 98, False),
+    "asleep: it was told to stop": ([held(at, sleeping=True) for at in range(99)], 98, False),
+    "it has been awake for a while": ([held(at, sleeping=at < 9) for at in range(99)], 98, True),
+    "it has just been woken": ([held(at, sleeping=at < 90) for at in range(99)], 98, False),
     "one reading": ([held(0)], 0, False),
 }
 
