@@ -213,6 +213,7 @@ def _judged(
         drift=drift.of_gpu(inputs.standard, gpu.info, values, since, now),
         unowned_memory=unowned,
         at=gpu.at,
+        processes=gpu.processes,
     )
     return judged, KnownGpu(remembered, xids, since, now, gpu.info.mig_uuid)
 

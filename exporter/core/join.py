@@ -10,7 +10,8 @@ from urllib.parse import urlsplit
 
 from msgspec import Struct
 
-from exporter.core.model import EngineTarget, GpuInfo, GpuKey, GpuReading, GpuSample, PodRef
+from exporter.core.model import GpuInfo, GpuKey, GpuProcess, GpuReading, GpuSample, PodRef
+from exporter.core.model_engines import EngineTarget
 
 #: Whom to believe first. NVML asks the driver itself; dcgm-exporter repeats what its own poll found, up to 30 s late.
 PREFERENCE = ("nvml", "demo", "dcgm")
@@ -31,6 +32,7 @@ class MergedGpu(Struct, frozen=True):
     sources: Mapping[str, str] = {}  # signal -> who tells it now: a source's name, or "both" nvml and dcgm
     shared: bool | None = None  # whether several containers may have the GPU; None is unknown
     rank: int = 0  # place in PREFERENCE of the most trusted source that tells of it
+    processes: tuple[GpuProcess, ...] | None = None  # by the most trusted source that lists them now; None: none does
 
 
 def is_fresh(at: float, source: str, now: float, fresh: Mapping[str, float]) -> bool:
@@ -106,6 +108,7 @@ def _merge(samples: list[GpuSample], now: float | None, fresh: Mapping[str, floa
         at=newest,
         sources=sources,
         rank=_trust(trusted[0])[0],
+        processes=next((sample.processes for sample in speak if sample.processes is not None), None),
     )
 
 

@@ -14,7 +14,7 @@ xids      events, each fired once when it is added to the list; 79 also loses th
 lost      why the GPU as a whole is gone
 hung      no new readings while this is set
 throttle  reasons that hold the clocks down (core/signals.py has the names)
-values    signals in their units, instead of what the load gives
+values    signals in their units, instead of what the load gives; as many processes as it says share their memory
 missing   signals that cannot be read, and why
 pods      the containers that the GPU is given to
 """
@@ -33,7 +33,8 @@ import msgspec
 from msgspec import Meta, Struct
 
 from exporter.core import signals, xid
-from exporter.core.model import Collector, GpuInfo, GpuKey, GpuSample, PodRef, XidEvent
+from exporter.core.model import GpuInfo, GpuKey, GpuProcess, GpuSample, PodRef, XidEvent
+from exporter.core.snapshot import Collector
 from exporter.kit.tasks import crash_message, keep_running
 
 log = logging.getLogger(__name__)
@@ -96,6 +97,9 @@ _CONSTANT: Mapping[str, float] = {
     "processes": 1.0,
     **{f"nvlink_up_{link}": 1.0 for link in range(signals.NVLINKS)},
 }
+#: Above Linux' largest number of a process (PID_MAX_LIMIT, 2^22), and how many a fake GPU has at most.
+_FIRST_PID = 1 << 22
+_MAX_PROCESSES = 256
 #: What an H100 does not have.
 _LACKS = {name: "not_supported" for name in signals.BY_NAME if name.startswith("retired_pages")}
 
@@ -163,6 +167,15 @@ def readings(gpu: FakeGpu, at: float) -> dict[str, float]:
         "clock_sm": round(1980e6 * left if gpu.load else 345e6, -6),
         "throttle_reasons": float(mask),
     }
+
+
+def processes_of(gpu: FakeGpu, values: Mapping[str, float]) -> tuple[GpuProcess, ...] | None:
+    """The processes that the signals tell of, numbered as none of a machine is; None: they tell of none."""
+    number, held = values.get("processes"), values.get("processes_memory")
+    if number is None or not 0 <= number <= _MAX_PROCESSES:
+        return None
+    pids = range(_FIRST_PID + gpu.index * _MAX_PROCESSES, _FIRST_PID + gpu.index * _MAX_PROCESSES + int(number))
+    return tuple(GpuProcess(pid, None if held is None else held / len(pids)) for pid in pids)
 
 
 class DemoSource:
@@ -264,11 +277,13 @@ class DemoSource:
                 totals[_COUNTED[reason]] += passed
         values |= totals
         values |= gpu.values
+        told = {name: value for name, value in values.items() if name not in gpu.missing}
         return GpuSample(
             info,
             "demo",
             now,
-            {name: value for name, value in values.items() if name not in gpu.missing},
+            told,
             {**_LACKS, **gpu.missing},
             pods=gpu.pods,
+            processes=processes_of(gpu, told),
         )

@@ -16,7 +16,8 @@ from collections.abc import Callable, Mapping
 
 import pynvml
 
-from exporter.core.model import Collector, GpuKey, GpuSample, XidEvent
+from exporter.core.model import GpuKey, GpuSample, XidEvent
+from exporter.core.snapshot import Collector
 from exporter.sources.nvml_board import Board, placeholder
 from exporter.sources.nvml_calls import BOARD_SIGNALS, BROKEN
 from exporter.sources.nvml_events import XidWatch

@@ -15,8 +15,9 @@ from typing import Any, NamedTuple
 import pynvml
 from msgspec.structs import replace
 
-from exporter.core.model import Collector, GpuInfo, GpuKey, GpuSample
+from exporter.core.model import GpuInfo, GpuKey, GpuSample
 from exporter.core.signals import NVLINKS
+from exporter.core.snapshot import Collector
 from exporter.sources.nvml_calls import (
     BOARD_SIGNALS,
     BROKEN,
@@ -286,7 +287,15 @@ class Board:
         self.lost = lost
         # An instance is lost with its board, whatever its own calls say.
         samples = (
-            GpuSample(info, "nvml", at, {} if lost else answer.values, answer.missing, lost or answer.lost)
+            GpuSample(
+                info,
+                "nvml",
+                at,
+                {} if lost else answer.values,
+                answer.missing,
+                lost or answer.lost,
+                processes=None if lost else answer.processes,
+            )
             for info, answer in answers
         )
         if not self._stop.is_set():  # else a call has hung until after this opening of NVML

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import pynvml
 
+from exporter.core.model import GpuProcess
 from exporter.core.signals import NVLINKS
 
 Handle = Any  # pynvml's opaque pointer
@@ -78,10 +79,14 @@ _MEMORY = Call("nvmlDeviceGetMemoryInfo_v2", lambda h: pynvml.nvmlDeviceGetMemor
 _MEMORY_V1 = Call("nvmlDeviceGetMemoryInfo", pynvml.nvmlDeviceGetMemoryInfo)
 _REMAPPED = Call("nvmlDeviceGetRemappedRows", pynvml.nvmlDeviceGetRemappedRows)
 _BANKS = Call("nvmlDeviceGetRowRemapperHistogram", pynvml.nvmlDeviceGetRowRemapperHistogram)
-_PROCESSES = (
+#: Their answers list processes. Clients of MPS have a list of their own, which is not asked for: they share a GPU, and
+#: whose memory is whose is then told by their containers alone (core/engine_memory.py).
+PROCESSES = (
     Call("nvmlDeviceGetComputeRunningProcesses_v3", pynvml.nvmlDeviceGetComputeRunningProcesses_v3),
     Call("nvmlDeviceGetComputeRunningProcesses_v2", pynvml.nvmlDeviceGetComputeRunningProcesses_v2),
 )
+#: Processes of a GPU that are listed; what is more is in the signal `processes` alone.
+MAX_PROCESSES = 256
 
 
 def _filling(name: str, structure: Callable[[], Any]) -> Call:
@@ -152,6 +157,14 @@ def _fabric(name: str, *calls: Call) -> tuple[Way, ...]:
     return tuple(Way(call, pick=pick) for call in calls)
 
 
+def listed(processes: Sequence[Any]) -> tuple[GpuProcess, ...]:
+    """What a call of PROCESSES answered, MAX_PROCESSES at most. Raises what a wrong answer raises."""
+    return tuple(
+        GpuProcess(int(process.pid), None if process.usedGpuMemory is None else float(process.usedGpuMemory))
+        for process in processes[:MAX_PROCESSES]
+    )
+
+
 def _held(processes: Sequence[Any]) -> float:
     """Bytes that the processes hold; NaN if one of them does not say."""
     amounts = [process.usedGpuMemory for process in processes]
@@ -207,8 +220,8 @@ _MEMORY_ROWS: tuple[Row, ...] = (
     Row("memory_used", _part("used", _MEMORY, _MEMORY_V1)),
     Row("memory_free", _part("free", _MEMORY, _MEMORY_V1)),
     Row("memory_reserved", _part("reserved", _MEMORY)),
-    Row("processes", tuple(Way(call, pick=lambda found: float(len(found))) for call in _PROCESSES), slow=True),
-    Row("processes_memory", tuple(Way(call, pick=_held) for call in _PROCESSES), slow=True),
+    Row("processes", tuple(Way(call, pick=lambda found: float(len(found))) for call in PROCESSES), slow=True),
+    Row("processes_memory", tuple(Way(call, pick=_held) for call in PROCESSES), slow=True),
 )
 
 #: NVML tells of a MIG instance its memory, its processes and its uncorrected errors, but not those of its DRAM.

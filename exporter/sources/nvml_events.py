@@ -15,7 +15,8 @@ from typing import Any
 import pynvml
 
 from exporter.core import xid
-from exporter.core.model import Collector, GpuKey, XidEvent
+from exporter.core.model import GpuKey, XidEvent
+from exporter.core.snapshot import Collector
 from exporter.sources.nvml_calls import BROKEN, UNSUPPORTED, Handle
 from exporter.sources.nvml_queue import XidLog
 from exporter.sources.nvml_reader import reason

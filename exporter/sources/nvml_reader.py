@@ -9,11 +9,13 @@ from typing import Any, NamedTuple
 import pynvml
 
 from exporter.core import blanks
+from exporter.core.model import GpuProcess
 from exporter.sources.nvml_calls import (
     BROKEN,
     GPU_IS_LOST,
     NO_PERMISSION,
     NOT_SUPPORTED,
+    PROCESSES,
     RESET_REQUIRED,
     UNKNOWN,
     UNSUPPORTED,
@@ -22,6 +24,7 @@ from exporter.sources.nvml_calls import (
     Handle,
     Row,
     Way,
+    listed,
 )
 
 FIELDS = "nvmlDeviceGetFieldValues"
@@ -48,6 +51,7 @@ class Answer(NamedTuple):
     missing: dict[str, str]  # signal -> one of signals.MISSING_REASONS
     lost: str = ""  # why nothing can be read of the GPU, "" if it can
     failed: bool = False  # a call failed; what is not supported, not permitted or blank has not failed
+    processes: tuple[GpuProcess, ...] | None = None  # None: not told
 
 
 def unread(signals: Iterable[str], code: int) -> Answer:
@@ -70,6 +74,7 @@ class _Found(NamedTuple):
     values: dict[str, float]
     missing: dict[str, str]
     codes: set[int]  # NVML's, 0 for an answer; without "not supported"
+    processes: list[tuple[GpuProcess, ...]]  # what the calls listed: one list, none if they did not
 
     @property
     def failed(self) -> bool:
@@ -113,18 +118,20 @@ class Reader:
         missing = {**self._refused, **kept.missing, **found.missing}
         if codes == {UNKNOWN}:
             return Answer({}, missing, "unknown_error", True)
-        return Answer(values, missing, "", found.failed or kept.failed)
+        # Processes are slow: asked at a look.
+        processes = kept.processes[0] if kept.processes else None
+        return Answer(values, missing, "", found.failed or kept.failed, processes)
 
     def _round(self, signals: tuple[str, ...]) -> _Found:
         """Ask for these signals, those that are refused in their next way, until all are answered or not supported."""
-        found = _Found({}, {}, set())
+        found = _Found({}, {}, set(), [])
         plan = self._plans.get(signals)
         if plan is None:
             plan = self._plans[signals] = self._planned(signals)
         while plan:
             refused: list[str] = []
             for step in plan:
-                for (signal, way), (code, number) in zip(step.wanted, self._ask(step), strict=True):
+                for (signal, way), (code, number) in zip(step.wanted, self._ask(step, found), strict=True):
                     if code == GPU_IS_LOST:
                         found.codes.add(code)
                         return found
@@ -144,8 +151,11 @@ class Reader:
         self._settle(found.values)
         return found
 
-    def _ask(self, step: _Step) -> list[tuple[int, float]]:
-        """(error code, number) for each wanted signal; every "not supported" is NOT_SUPPORTED."""
+    def _ask(self, step: _Step, found: _Found) -> list[tuple[int, float]]:
+        """(error code, number) for each wanted signal; every "not supported" is NOT_SUPPORTED.
+
+        Processes that the answer lists are put into `found`.
+        """
         call, wanted, fields = step
         self.doing = call.name if call else FIELDS
         try:
@@ -153,6 +163,8 @@ class Reader:
                 got = pynvml.nvmlDeviceGetFieldValues(self.handle, fields)
                 return [_of_field(value, way) for value, (_, way) in zip(got, wanted, strict=True)]
             answer = call.ask(self.handle)
+            if call in PROCESSES:
+                found.processes[:] = [listed(answer)]
         except pynvml.NVMLError as error:
             if error.value in BROKEN:
                 raise

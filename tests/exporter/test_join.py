@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from exporter.core.join import FRESH_SECONDS, gpus_of, merge
-from exporter.core.model import EngineTarget, GpuInfo, GpuKey, GpuReading, GpuSample, PodRef
+from exporter.core.model import GpuInfo, GpuKey, GpuProcess, GpuReading, GpuSample, PodRef
+from exporter.core.model_engines import EngineTarget
 
 A, B = GpuKey("GPU-a"), GpuKey("GPU-b")
 SLICE, SLICE9 = GpuKey("GPU-b", "2"), GpuKey("GPU-b", "9")
@@ -97,6 +98,27 @@ def test_who_tells_a_signal_now():
     stale = only([sample("nvml", 1, {"power": 1}), sample("dcgm", 9, {"temperature": 3})], 10)
     assert stale.sources == {"temperature": "dcgm"}
     assert (told.rank, only([dcgm(9, 1)]).rank) == (0, 2)
+
+
+def listing(source, at, *pids):
+    processes = None if pids == (None,) else tuple(GpuProcess(pid, 1.0) for pid in pids)
+    return GpuSample(GpuInfo(A), source, at, {}, processes=processes)
+
+
+# name, samples at 10 s, pids that count (None: not told)
+PROCESSES = [
+    ("whoever lists them", [listing("nvml", 10, 41, 42), listing("dcgm", 10, None)], [41, 42]),
+    ("a list of none is told", [listing("nvml", 10)], []),
+    ("nobody tells", [listing("nvml", 10, None), listing("dcgm", 10, None)], None),
+    ("the most trusted first, even with none", [listing("dcgm", 10, 43), listing("nvml", 10)], []),
+    ("past the limit a list is not of now", [listing("nvml", 6.9, 41)], None),
+]
+
+
+@pytest.mark.parametrize(("samples", "pids"), [row[1:] for row in PROCESSES], ids=[row[0] for row in PROCESSES])
+def test_which_processes_count(samples, pids):
+    merged = only(samples, 10)
+    assert merged.processes == (None if pids is None else tuple(GpuProcess(pid, 1.0) for pid in pids))
 
 
 def test_identity_is_pieced_together_and_pods_are_united():

@@ -10,9 +10,10 @@ from pathlib import Path
 import pynvml
 import pytest
 
+from exporter.core.model import GpuProcess
 from exporter.core.signals import BY_NAME, NVLINK_ERRORS, NVLINKS
 from exporter.sources import nvml_board
-from exporter.sources.nvml_calls import BOARD_ROWS, BOARD_SIGNALS
+from exporter.sources.nvml_calls import BOARD_ROWS, BOARD_SIGNALS, MAX_PROCESSES
 from tests.nvml.fake import FakeNvml
 from tests.nvml.running import INTERVAL, KEYS, UUIDS, Start, starting
 
@@ -220,6 +221,48 @@ def test_processes_of_which_one_hides_its_memory_have_no_sum(start: Start) -> No
 def test_no_processes_hold_nothing(start: Start) -> None:
     sample = start({"gpu0.processes": 0}).sample()
     assert (sample.values["processes"], sample.values["processes_memory"]) == (0, 0)
+
+
+def test_processes_are_listed_with_the_memory_that_each_holds(start: Start) -> None:
+    sample = start({"gpu0.pids": "41:1024,42:-,43:0"}).sample()
+    assert sample.processes == (GpuProcess(41, 1024.0), GpuProcess(42, None), GpuProcess(43, 0.0))
+    assert (sample.values["processes"], sample.missing) == (3, {"processes_memory": "blank"})
+
+
+def test_they_are_listed_by_the_call_that_counts_them_and_kept_as_long(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(nvml_board, "LOOK_SECONDS", 3600.0)
+    name = "nvmlDeviceGetComputeRunningProcesses_v3"
+    running = start({"gpu0.pids": "41:1024"})
+    before = running.nvml.calls(name, 0)
+    first = running.sample()
+    once = running.nvml.calls(name, 0) - before
+    later = running.sample(after=running.sample(after=running.change({"gpu0.pids": "42:7"})).at)
+    assert later.processes == first.processes == (GpuProcess(41, 1024.0),)
+    assert running.nvml.calls(name, 0) - before == once
+
+
+@pytest.mark.parametrize("fault", ["NOT_SUPPORTED", "NO_PERMISSION", "UNKNOWN"])
+def test_processes_that_are_not_told_are_not_none(start: Start, fault: str) -> None:
+    calls = [f"gpu0.call.nvmlDeviceGetComputeRunningProcesses_v{version}" for version in (2, 3)]
+    running = start({**dict.fromkeys(calls, fault), "gpu1.processes": 0})
+    sample = running.sample()
+    assert sample.processes is None
+    assert "processes" in sample.missing
+    assert running.sample(KEYS[1]).processes == ()
+
+
+def test_more_processes_than_are_listed_are_counted(start: Start) -> None:
+    many = MAX_PROCESSES + 44
+    sample = start({"gpu0.processes": many}).sample()
+    assert (len(sample.processes or ()), sample.values["processes"]) == (MAX_PROCESSES, many)
+
+
+def test_a_lost_gpu_lists_no_processes(start: Start) -> None:
+    running = start({"gpu0.pids": "41:1024"})
+    running.sample()
+    assert running.sample(after=running.change({"gpu0.all": "GPU_IS_LOST"})).processes is None
 
 
 def test_what_is_slow_is_kept_until_the_next_look(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:

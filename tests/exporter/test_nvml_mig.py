@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from exporter.core.model import GpuKey
+from exporter.core.model import GpuKey, GpuProcess
 from exporter.sources import nvml_board
 from tests.nvml.running import KEYS, PATIENCE, UUIDS, Start, starting, verdict
 
@@ -26,8 +26,8 @@ MIG = {
 
 def test_mig_instances_are_gpus_of_their_own(start: Start) -> None:
     running = start({**MIG, "gpu0.mig0_ecc_uncorrected": 3})
-    board = running.sample()
-    running.sample(KEYS[1])
+    board = running.read(KEYS[0])
+    running.read(KEYS[1])
     samples = running.source.samples()
     assert set(samples) == {*KEYS[:2], GpuKey(UUIDS[0], "2"), GpuKey(UUIDS[0], "9")}
     large = samples[GpuKey(UUIDS[0], "2")]
@@ -42,6 +42,13 @@ def test_mig_instances_are_gpus_of_their_own(start: Start) -> None:
     volatile = ("ecc_corrected", "ecc_uncorrected", "ecc_corrected_dram", "ecc_uncorrected_dram")
     assert board.missing == dict.fromkeys(("utilization", *volatile), "not_supported_in_mig")
     assert (board.values["temperature"], board.values["mig_enabled"]) == (55, 1)
+
+
+def test_an_instance_lists_its_own_processes(start: Start) -> None:
+    running = start({**MIG, "gpu0.mig0_pids": "41:1024,42:-", "gpu0.pids": "43:1"})
+    assert running.sample(GpuKey(UUIDS[0], "2")).processes == (GpuProcess(41, 1024.0), GpuProcess(42, None))
+    assert running.sample(GpuKey(UUIDS[0], "9")).processes == ()
+    assert running.sample().processes == (GpuProcess(43, 1.0),)
 
 
 def test_instances_that_are_removed_are_not_lost(start: Start) -> None:

@@ -20,12 +20,15 @@
  *   call.NAME=E   hang.NAME=S                the same for calls without a GPU (nvmlInitWithFlags), or on all GPUs
  *   gpuN.field.230=E                         one value of nvmlDeviceGetFieldValues: an error's name, SENTINEL or a number;
  *                                            gpuN.field.165.3 is that of NVLink 3 alone
+ *   gpuN.pids=41:1024,42:-                   its compute processes and the bytes of each, - hides them; without this line there
+ *                                            are `processes` of them, from pid 1000 on, each with `process_memory`
  *   gpuN.fabric_version=2                    the newest nvmlGpuFabricInfo that the driver knows (default 3)
  *   gpuN.throttle_fields=251                 the first field of the throttle counters (default 269): where it is another, 269
  *                                            to 271 are power smoothing's, 32 bits wide
  *   gpuN.mig_mode=1                          as on hardware: no utilisation and no volatile ECC counters of the board
  *   gpuN.migM=GI,CI,UUID,NAME,TOTAL,USED     MIG device M (0..6) of GPU N; bytes. Without this line every call on a handle
- *                                            that was given out for it is INVALID_ARGUMENT. It has one process if USED > 0.
+ *                                            that was given out for it is INVALID_ARGUMENT. It has one process, pid 1000, if
+ *                                            USED > 0; gpuN.migM_pids is as gpuN.pids.
  *                                            gpuN.migM_ecc_uncorrected=0. Faults: gpuN.migcall.NAME, gpuN.mighang.NAME
  *   event=N,xid,CODE[,GI,CI]                 each line is one event in the order of the file; lines that come after nvmlInit
  *   event=N,mig                              are delivered, once each, by nvmlEventSetWait_v2 (mig: the instances changed)
@@ -557,7 +560,27 @@ EXPORT int nvmlDeviceGetRetiredPages(device *d, unsigned cause, uint32_t *n, uin
          else for (uint32_t i = 0; i < *n; i++) pages[i] = fault ? ~0ull : 0x10000ull * (i + 1))
 }
 
+/* The processes of a line PID:BYTES,PID:BYTES. */
+static int listed(const char *line, int fault, uint32_t *n, process_info *infos) {
+    uint32_t room = infos ? *n : 0, found = 0;
+    for (const char *at = line; *at; found++) {
+        char *end;
+        uint32_t pid = (uint32_t)strtoul(at, &end, 10);
+        uint64_t memory = *end == ':' && end[1] != '-' && !fault ? strtoull(end + 1, NULL, 0) : ~0ull;
+        if (found < room) infos[found] = (process_info){pid, memory, ~0u, ~0u};
+        at = strchr(end, ',');
+        if (!at) { found++; break; }
+        at++;
+    }
+    *n = found;
+    return found > room ? INSUFFICIENT_SIZE : OK;
+}
+
 static int processes(const device *d, int fault, uint32_t *n, process_info *infos) {
+    char key[32];
+    snprintf(key, sizeof key, d->mig >= 0 ? "mig%d_pids" : "pids", d->mig);
+    const char *line = look2(d->gpu, "", key);
+    if (line) return listed(line, fault, n, infos);
     int64_t held = d->mig >= 0 ? 0 : value(d->gpu, "process_memory");
     uint32_t room = infos ? *n : 0;
     *n = (uint32_t)value(d->gpu, "processes");

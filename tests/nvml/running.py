@@ -11,7 +11,8 @@ import pytest
 
 from exporter.core import health
 from exporter.core.join import merge
-from exporter.core.model import Collector, GpuKey, GpuSample, Verdict, XidEvent
+from exporter.core.model import GpuKey, GpuSample, Verdict, XidEvent
+from exporter.core.snapshot import Collector
 from exporter.sources import nvml_board, nvml_events
 from exporter.sources.nvml import NvmlSource
 from tests.nvml.fake import FakeNvml
