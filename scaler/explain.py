@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-COLUMNS = ("replica", "state", "age s", "waiting", "running", "kv", "capacity", "knee", "rate/s", "note")
+COLUMNS = ("replica", "state", "age s", "waiting", "running", "kv", "capacity", "knee", "rate/s", "cause", "note")
 
 
 def render(shown: Mapping[str, Any]) -> str:
@@ -49,6 +49,7 @@ def _inputs(replicas: Sequence[Mapping[str, Any]], gateway: float | None) -> str
             replica["state"],
             *(_number(replica[name]) for name in ("reading_age", "waiting", "running", "kv_usage", "capacity")),
             *(_number(replica[name]) for name in ("knee_running", "service_rate")),
+            replica["cause"],
             replica["sickness"] or replica["error"],
         )
         for replica in replicas
@@ -64,7 +65,7 @@ def _arithmetic(answer: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
         ("demand_running", f"{t['running']} running / knee {t['knee']} ({learned}), headroom {t['headroom']}"),
         ("demand_kv", f"{t['kv_usage']} KV caches held / target {_number(settings['kvCacheTarget'])}"),
         ("demand_base", "the larger of the two; a replica with a queue counts as one at least"),
-        ("backlog", f"{t['waiting']} waiting, rising {t['trend_per_second']}/s"),
+        ("backlog", f"{t['waiting']} waiting, rising {t['trend_per_second']}/s for {t['lead_seconds']} s (coldStart)"),
         ("demand_queue", f"backlog / {t['queue_per_replica']} that a replica works off in time"),
         ("demand", "base + queue, in whole replicas"),
         ("supply", f"of {t['replicas']}: {t['supplying']} supplying, {t['impaired']} impaired, {t['dead']} dead, "

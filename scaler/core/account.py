@@ -11,6 +11,10 @@ from scaler.core.view import Fleet, Replica
 
 MOST_NAMED = 5  # pods named in one line
 
+#: Causes (the exporter's diagnosis) that say that more replicas are not all that helps. The others are told by the
+#: numbers, or by what is missing.
+_TOLD = ("hardware", "throttled", "kv_pressure", "outside_gpu", "cold_start")
+
 
 def number(value: float) -> str:
     """Whole numbers without a point, others with two digits."""
@@ -53,18 +57,23 @@ def vetoes(trigger: Trigger, fleet: Fleet, seen: Sequence[Replica], blind: Seque
 
 def sickness(replica: Replica) -> str:
     """What ails a replica, its GPUs first; "" if nothing does."""
-    found = [
+    sick = [
         f"{gpu.uuid}{'/' + gpu.instance if gpu.instance else ''} {gpu.state}"
         + (f" ({', '.join(f'{reason} -> {action}' for reason, action in gpu.reasons)})" if gpu.reasons else "")
         for gpu in replica.gpus
         if gpu.state not in ("healthy", "unknown")
     ]
+    found = list(sick)
+    cause = f"{replica.cause} ({replica.why})" if replica.why else replica.cause
     if replica.cause == "wedged":
-        found.append("wedged (work, no progress)")
+        found.append(cause)
     if replica.sleeping:
         found.append("asleep")
     if not found and replica.capacity is not None and replica.capacity < 1:
         found.append(f"{replica.health}, capacity {number(replica.capacity)}")
+    # A sick GPU says what its engine suffers from, and better.
+    if replica.cause in _TOLD and not sick:
+        found.append(cause)
     return f"pod {replica.pod}: {', '.join(found)}" if found else ""
 
 
@@ -83,7 +92,7 @@ def sentence(
         knee += " (vLLM's cap: none learned)"
     if terms["headroom"]:
         knee += f" x {1 + terms['headroom']:g}"
-    rising = f", rising {n['trend_per_second']}/s" if terms["trend_per_second"] else ""
+    rising = f", rising {n['trend_per_second']}/s for {n['lead_seconds']} s" if terms["trend_per_second"] else ""
     parts = [
         f"waiting={n['waiting']} running={n['running']}{gateway} kv_usage={n['kv_usage']}",
         f"demand {n['demand']} = {n['demand_base']} (larger of {n['demand_running']} from {knee}, "

@@ -16,6 +16,7 @@ class Learned(Struct, frozen=True):
 
     knee: float | None = None  # requests in flight at which a queue forms
     service_rate: float | None = None  # requests finished per second while a queue stands
+    cold_start: float | None = None  # seconds from a new pod to its first token
 
 
 class Lessons(Struct, frozen=True):
@@ -25,22 +26,36 @@ class Lessons(Struct, frozen=True):
     typical: Learned = Learned()  # the last that was known
 
 
-def learn(lessons: Lessons, replicas: Sequence[Replica]) -> Lessons:
-    """The medians over the replicas: one odd reading moves them little, and newcomers are taken for typical."""
-    of = {}
+def learn(lessons: Lessons, replicas: Sequence[Replica], cold_start: float | None) -> Lessons:
+    """The medians over the replicas: one odd reading moves them little, and newcomers are taken for typical.
+
+    What a replica has of its model's others on its node is no lesson of its own: it would vote for them again. It
+    counts where nobody has any. cold_start: as the nodes saw it; what was known stays while none of them tells.
+    """
+    of, borrowed = {}, []
     for replica in replicas:
-        old = lessons.of.get(replica.id, Learned())
-        of[replica.id] = Learned(replica.knee_running or old.knee, replica.service_rate or old.service_rate)
+        old, told = lessons.of.get(replica.id, Learned()), Learned(replica.knee_running, replica.service_rate)
+        if not replica.queued_seconds:
+            borrowed.append(told)
+            told = Learned()
+        of[replica.id] = Learned(told.knee or old.knee, told.service_rate or old.service_rate)
     typical = Learned(
-        _median((each.knee for each in of.values()), lessons.typical.knee),
-        _median((each.service_rate for each in of.values()), lessons.typical.service_rate),
+        _median([one.knee for one in of.values()], [one.knee for one in borrowed], lessons.typical.knee),
+        _median(
+            [one.service_rate for one in of.values()],
+            [one.service_rate for one in borrowed],
+            lessons.typical.service_rate,
+        ),
+        lessons.typical.cold_start if cold_start is None else cold_start,
     )
     return Lessons(of, typical)
 
 
-def _median(values: Iterable[float | None], otherwise: float | None) -> float | None:
-    known = [value for value in values if value is not None]
-    return median(known) if known else otherwise
+def _median(own: Iterable[float | None], borrowed: Iterable[float | None], otherwise: float | None) -> float | None:
+    for values in (own, borrowed):
+        if known := [value for value in values if value is not None]:
+            return median(known)
+    return otherwise
 
 
 def replicas_for(demand: float, capacities: Iterable[float]) -> float:

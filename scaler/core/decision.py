@@ -103,7 +103,7 @@ def decide(trigger: Trigger, fleet: Fleet, memory: Memory | None, now: float) ->
     if not seen:
         return Unknown(account.nothing_fresh(blind, trigger)), structs.replace(memory, points=())
 
-    lessons = learn(memory.lessons, fleet.replicas)
+    lessons = learn(memory.lessons, fleet.replicas, fleet.cold_start)
     gateway = fleet.gateway_waiting or 0.0
     queue = sum(replica.waiting or 0.0 for replica in seen) + gateway
     # A queue that is seen in part only rises when the other part comes back.
@@ -208,6 +208,7 @@ def _terms(
         "demand_kv": work.by_kv,
         "demand_base": work.base,
         "trend_per_second": work.trend,
+        "lead_seconds": work.lead,
         "backlog": work.backlog,
         "service_rate": learned.service_rate,
         "queue_per_replica": work.per_replica,

@@ -31,6 +31,7 @@ class Demand(Struct, frozen=True):
     by_kv: float
     base: float  # the larger of the two
     trend: float  # requests/s, only upwards
+    lead: float  # seconds that the trend is followed ahead: a cold start
     backlog: float  # requests
     per_replica: float  # requests of backlog that ask for one replica
     by_queue: float
@@ -55,7 +56,7 @@ def demand(
     by_kv = kv_usage / trigger.kv_cache_target
     base = max(by_running, by_kv)
 
-    lead = trigger.cold_start if trigger.cold_start is not None else policy.value("cold_start")
+    lead = next(s for s in (trigger.cold_start, learned.cold_start, policy.value("cold_start")) if s is not None)
     backlog = waiting + min(max(0.0, trend) * lead, waiting * policy.value("trend_cap"))
     per_replica = _per_replica(trigger, learned)
     by_queue = backlog / per_replica
@@ -69,6 +70,7 @@ def demand(
         by_kv=by_kv,
         base=base,
         trend=max(0.0, trend),
+        lead=lead,
         backlog=backlog,
         per_replica=per_replica,
         by_queue=by_queue,

@@ -24,7 +24,7 @@ CONSTANTS: dict[str, Constant] = {
     # What a queue asks for.
     "queue_target": Constant(5, "requests/replica", "the field's default: vLLM production stack, keda-gpu-scaler, llm-d"),
     "drain_within": Constant(60, "s", "shortest cold start in the field (60 to 600 s): a queue gone by then needs no replica"),
-    "cold_start": Constant(60, "s", "lead of the trend while no cold start is given: the same shortest cold start"),
+    "cold_start": Constant(60, "s", "lead of the trend while no cold start is given and none was seen: the same shortest cold start"),
     "trend_window": Constant(30, "s", "KEDA's pollingInterval: what the queue did since it was last asked"),
     "trend_span": Constant(5, "s", "with fewer than five readings at the exporter's 1 s a slope is noise"),
     "trend_step": Constant(1, "s", "the exporter's interval: points closer together say nothing new"),

@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 
 from msgspec import Struct
 
-from scaler.core import policy, selector
+from exporter.core import selector
+from scaler.core import policy
 
 REQUIRED_REPLICAS, QUEUE_DEPTH = METRICS = ("required-replicas", "queue-depth")
 MODES = ("active", "advisory")

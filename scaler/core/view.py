@@ -7,13 +7,13 @@ engines (data parallelism) requests, tokens and learned numbers are summed, KV u
 lowest, the age the oldest. Where one engine's number is missing the sum is missing: a part is never taken for a whole.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from urllib.parse import urlsplit
 
 from msgspec import Struct
 
+from exporter.core.selector import meets
 from scaler.core import policy
-from scaler.core.selector import meets
 from scaler.core.trigger import Trigger
 
 HEALTH = ("healthy", "unknown", "degraded", "unhealthy", "lost")  # from best to worst
@@ -61,7 +61,32 @@ class EngineView(Struct, frozen=True):
     tokens_per_second: float | None = None
     knee_running: float | None = None
     service_rate: float | None = None
-    queued_seconds: float = 0.0
+    queued_seconds: float = 0.0  # 0: what was learned is the model's on its node, not its own
+    knee_tokens: float | None = None
+    token_rate: float | None = None
+    rejections_per_second: float | None = None
+    preemptions_per_second: float | None = None
+    prompt_tokens_per_second: float | None = None
+    prefix_hit_ratio: float | None = None
+    ttft_p50: float | None = None  # seconds, over the exporter's window
+    ttft_p95: float | None = None
+    itl_p50: float | None = None
+    itl_p95: float | None = None
+    queue_time_p95: float | None = None
+    why: str = ""  # the diagnosis in a sentence
+    max_running: float | None = None
+    kv_peak: float | None = None
+
+
+class ColdStartView(Struct, frozen=True):
+    """How long cold starts of a model took on one node, one phase of them."""
+
+    namespace: str
+    model: str
+    phase: str
+    count: int
+    p50: float  # seconds
+    p90: float
 
 
 class NodeView(Struct, frozen=True):
@@ -80,6 +105,7 @@ class NodeView(Struct, frozen=True):
     engine_ages: tuple[float | None, ...] = ()  # one for each engine; None: never read
     gpus: tuple[GpuView, ...] = ()
     gpu_ages: tuple[float | None, ...] = ()
+    cold_starts: tuple[ColdStartView, ...] = ()
 
 
 class Replica(Struct, frozen=True):
@@ -107,8 +133,10 @@ class Replica(Struct, frozen=True):
     health: str = "unknown"
     capacity: float | None = None  # 0..1 of a whole replica
     cause: str = ""  # the exporter's diagnosis
+    why: str = ""  # it, as a sentence
     knee_running: float | None = None
     service_rate: float | None = None
+    queued_seconds: float = 0.0  # 0: the two above are the model's on its node, not its own
     gpus: tuple[GpuView, ...] = ()
 
     @property
@@ -124,6 +152,7 @@ class Fleet(Struct, frozen=True):
     spec_replicas: int | None = None
     nameless: tuple[Replica, ...] = ()  # never read, so of no known model: ours only if we have seen them before
     unheard: tuple[str, ...] = ()  # exporters that are listed and never answered: what they see is missing here
+    cold_start: float | None = None  # seconds from a new pod to its first token, as seen; None: not seen
     problem: str = ""
 
 
@@ -143,7 +172,10 @@ def fleet(nodes: Sequence[NodeView], trigger: Trigger, now: float) -> Fleet:
     rows, nameless, problem = _selected(heard, trigger, now)
     if problem:
         return Fleet(problem=problem)
-    return Fleet(replicas=_replicas(rows), nameless=_replicas(nameless), unheard=unheard)
+    models = {row.engine.model for row in rows}
+    return Fleet(
+        _replicas(rows), nameless=_replicas(nameless), unheard=unheard, cold_start=_lead(heard, models, trigger)
+    )
 
 
 def _current(nodes: Iterable[NodeView]) -> list[NodeView]:
@@ -212,6 +244,23 @@ def _nothing(trigger: Trigger, others: set[str], elsewhere: set[str]) -> str:
     )
 
 
+def _lead(views: Iterable[NodeView], models: Set[str], trigger: Trigger) -> float | None:
+    """The sum over phases of their medians, each weighted by how many starts a node saw.
+
+    A phase that nobody saw (a node that was there, an image that was cached) adds nothing; the load of the model is the
+    bulk of it everywhere, and without that nothing is known.
+    """
+    sums: dict[str, tuple[float, int]] = {}
+    for view in views:
+        for start in view.cold_starts:
+            if start.model in models and start.namespace in ("", trigger.namespace):
+                seconds, count = sums.get(start.phase, (0.0, 0))
+                sums[start.phase] = seconds + start.p50 * start.count, count + start.count
+    if "model_load" not in sums:
+        return None
+    return sum(seconds / count for seconds, count in sums.values())
+
+
 def _replicas(rows: Iterable[_Row]) -> tuple[Replica, ...]:
     groups: dict[str, dict[str, list[_Row]]] = {}
     for row in rows:
@@ -246,7 +295,9 @@ def _replica(rows: Sequence[_Row]) -> Replica:
     known = {f"{gpu.uuid}/{gpu.instance}" if gpu.instance else gpu.uuid: gpu for gpu in view.gpus}
     gpus = dict.fromkeys(key for engine in engines for key in engine.gpus)
     ages = [row.age for row in rows]
-    causes = dict.fromkeys(engine.cause for engine in engines if engine.cause)
+    # The first that has a diagnosis: one that is wedged before the others, and what ails before what does not.
+    ordered = sorted(engines, key=lambda e: (e.cause != "wedged", e.cause in ("healthy", "idle")))
+    told = next((engine for engine in ordered if engine.cause), first)
     return Replica(
         pod=first.pod or first.endpoint,
         node=view.node,
@@ -268,9 +319,11 @@ def _replica(rows: Sequence[_Row]) -> Replica:
         sleeping=any(engine.sleeping for engine in engines),
         health=max((engine.health for engine in engines), key=_rank),
         capacity=_capacity(engines),
-        cause="wedged" if "wedged" in causes else next(iter(causes), ""),
+        cause=told.cause,
+        why=told.why,
         knee_running=_all([engine.knee_running for engine in engines], sum),
         service_rate=_all([engine.service_rate for engine in engines], sum),
+        queued_seconds=min(engine.queued_seconds for engine in engines),
         gpus=tuple(known[key] for key in gpus if key in known),
     )
 

@@ -25,14 +25,14 @@ async def run(name: str, duration: float, seed: int, screen: Screen) -> None:
 
     Raises ProgramError when exporter or scaler does not start, or ends by itself.
     """
+    told_to = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, told_to.set)
     screen.line(f"plimsoll demo, {name}: {SCENARIOS[name].about}", BOLD)
     for line in _setting(SCENARIOS[name].replicas):
         screen.line(line)
     story = Story(SCENARIOS[name], duration, seed, screen)
 
-    told_to = asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, told_to.set)
     playing = asyncio.create_task(_play(story, SCENARIOS[name].replicas, screen))
     stopping = asyncio.create_task(told_to.wait())
     await asyncio.wait({playing, stopping}, return_when=asyncio.FIRST_COMPLETED)

@@ -22,7 +22,7 @@ from msgspec import structs
 
 from exporter.pb import signals_pb2 as pb
 from exporter.pb.signals_pb2_grpc import SignalsStub
-from scaler.core.view import EngineView, GpuView, NodeView
+from scaler.core.view import ColdStartView, EngineView, GpuView, NodeView
 
 DNS = "dns:"
 RESOLVE_EVERY = 5.0  # s
@@ -31,6 +31,7 @@ SILENCE = 10.0  # s; the feed has a heartbeat of about a second
 BACK_OFF = (0.2, 5.0)  # s, first and longest; each is doubled and jittered
 FORGET_AFTER = 300.0  # s after an address is no longer listed: the HPA's own window for scaling down
 LARGEST_MESSAGE = 16 << 20  # bytes; a node with 100 engines sends about 50 kB
+LONGEST_START = 86_400.0  # s; what takes a day is no start
 LARGEST_NUMBER = 1e15  # beyond what any engine counts to; keeps sums finite and exact
 
 log = logging.getLogger("feed")
@@ -196,10 +197,12 @@ def _ended(code: grpc.StatusCode, details: str | None) -> str:
 _NUMBERS = (
     *("waiting", "running", "kv_usage", "kv_capacity_tokens", "prompt_tokens_total", "generation_tokens_total"),
     *("requests_finished_total", "preemptions_total", "rejections_total", "capacity", "saturation"),
-    *("requests_per_second", "tokens_per_second", "knee_running", "service_rate"),
+    *("requests_per_second", "tokens_per_second", "knee_running", "service_rate", "knee_tokens", "token_rate"),
+    *("rejections_per_second", "preemptions_per_second", "prompt_tokens_per_second", "prefix_hit_ratio"),
+    *("ttft_p50", "ttft_p95", "itl_p50", "itl_p95", "queue_time_p95", "max_running", "kv_peak"),
 )
-_RATIOS = ("kv_usage", "capacity")  # 0..1
-_TEXTS = ("endpoint", "namespace", "pod", "container", "model", "engine", "kind", "error", "cause")
+_RATIOS = ("kv_usage", "capacity", "prefix_hit_ratio", "kv_peak")  # 0..1
+_TEXTS = ("endpoint", "namespace", "pod", "container", "model", "engine", "kind", "error", "cause", "why")
 
 
 def decode(message: pb.NodeSignals, known: NodeView, last: NodeView | None) -> NodeView:
@@ -218,6 +221,7 @@ def decode(message: pb.NodeSignals, known: NodeView, last: NodeView | None) -> N
             boot=message.boot,
             engines=tuple([_engine(engine) for engine in message.engines]),
             gpus=tuple([_gpu(gpu) for gpu in message.gpus]),
+            cold_starts=tuple([_cold_start(start) for start in message.cold_starts if _is_sound(start)]),
         )
     return structs.replace(
         view,
@@ -253,6 +257,14 @@ def _gpu(gpu: pb.Gpu) -> GpuView:
         reasons=tuple((reason.reason, reason.action) for reason in gpu.reasons),
         capacity=capacity if capacity is not None and 0 <= capacity <= 1 else None,
     )
+
+
+def _cold_start(start: pb.ColdStart) -> ColdStartView:
+    return ColdStartView(start.namespace, start.model, start.phase, start.count, start.p50, start.p90)
+
+
+def _is_sound(start: pb.ColdStart) -> bool:
+    return start.count > 0 and all(0 <= seconds <= LONGEST_START for seconds in (start.p50, start.p90))
 
 
 def _ages(ages: Sequence[float], count: int, what: str) -> tuple[float | None, ...]:

@@ -21,7 +21,7 @@ def busy() -> Engine:
 
 def test_the_exporter_reads_what_the_engine_is() -> None:
     engine = busy()
-    kind, (reading,) = read(render(engine, "llama").encode())
+    kind, (reading,), _ = read(render(engine, "llama").encode())
     gauges = engine.gauges()
     assert kind == "vllm"
     assert (reading.model, reading.engine) == ("llama", "0")

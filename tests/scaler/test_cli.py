@@ -61,7 +61,7 @@ async def test_explain_accounts_for_the_answer(running: Scaler, capsys: pytest.C
     assert "staleAfter     15s  (default)" in said
     assert "model          llama\n" in said
     first, second, third = blocks["inputs"].splitlines()[2:]
-    assert first.split() == ["llama-0", "supplying", first.split()[2], "28", "4", "0.30", "1", "8", "0.50"]
+    assert first.split() == ["llama-0", "supplying", first.split()[2], "28", "4", "0.30", "1", "8", "0.50", "idle"]
     assert "pod llama-1: GPU-1 lost (xid_79 -> reset_gpu)" in second
     assert third.split()[:2] == ["llama-2", "blind"]
     assert "timeout" in third

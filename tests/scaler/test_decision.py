@@ -48,7 +48,9 @@ def answer(fleet: Fleet, chosen: Trigger | None = None, memory: Memory | None = 
 
 IDLE: dict[str, Any] = {}
 #: knee 10 learned: 10 running are 1.1 replicas with the default headroom; 1 request/s: 60 waiting are one more.
-TAUGHT: dict[str, Any] = {"knee_running": 10.0, "service_rate": 1.0}
+TAUGHT: dict[str, Any] = {"knee_running": 10.0, "service_rate": 1.0, "queued_seconds": 60.0}
+#: What it has of its model's others on its node.
+BORROWED: dict[str, Any] = {"knee_running": 20.0, "service_rate": 1.0}
 LOST = GpuView("GPU-1", state="lost", reasons=(("xid_79", "reset_gpu"),), capacity=0.0)
 
 STALE: dict[str, Any] = {"reading_age": 15.1}
@@ -61,6 +63,8 @@ ROWS: list[tuple[str, list[dict[str, Any]], dict[str, str], float, str]] = [
     ("no headroom where nothing was learned", [{"running": 64.0}], {}, 0.25, "running"),
     ("a median knee", [TAUGHT | {"running": 5.0}, {"knee_running": 2.0}, {"knee_running": 9e9}], {}, 0.55, "running"),
     ("newcomers are taken for typical", [TAUGHT | {"running": 10.0}, {"running": 10.0}], {}, 2.2, "running"),
+    ("what is borrowed has no vote", [TAUGHT | {"running": 10.0}, *[BORROWED] * 2], {}, 1.1, "running"),
+    ("what is borrowed is better than nothing", [BORROWED | {"running": 20.0}], {}, 1.1, "running"),
     ("KV cache over its target", [{"running": 4.0, "kv_usage": 0.6}], {}, 0.75, "kv_cache"),
     ("kvCacheTarget as given", [{"running": 4.0, "kv_usage": 0.6}], {"kvCacheTarget": "0.3"}, 2, "kv_cache"),
     ("a queue by the field's default", [{"waiting": 10.0, "running": 4.0}], {}, 3, "queue"),
@@ -110,16 +114,32 @@ def test_the_explanation_has_the_inputs_the_deciding_term_and_what_is_sick() -> 
 
 
 AILMENTS = [
-    ({"cause": "wedged", "capacity": 0.0}, "pod llama-0: wedged (work, no progress)"),
+    ({"cause": "wedged", "why": "work is held", "capacity": 0.0}, "pod llama-0: wedged (work is held)"),
     ({"sleeping": True, "capacity": 0.0}, "pod llama-0: asleep"),
     ({"capacity": 0.5, "health": "degraded"}, "pod llama-0: degraded, capacity 0.50"),
     ({"capacity": None}, "1 of unknown capacity counted as whole"),
+    ({"cause": "outside_gpu", "why": "the GPU is idle"}, "pod llama-0: outside_gpu (the GPU is idle)"),
+    (
+        {"cause": "throttled", "why": "hot", "capacity": 0.5, "health": "degraded"},
+        "pod llama-0: degraded, capacity 0.50, throttled (hot)",
+    ),
 ]
 
 
 @pytest.mark.parametrize(("fields", "words"), AILMENTS, ids=[row[1] for row in AILMENTS])
 def test_the_explanation_names_every_ailment(fields: dict[str, Any], words: str) -> None:
     assert words in answer(several({"running": 1.0} | fields)).explanation
+
+
+@pytest.mark.parametrize("cause", ["healthy", "idle", "saturated"])
+def test_what_the_numbers_say_already_is_not_said_again(cause: str) -> None:
+    assert "pod llama-0" not in answer(several({"running": 1.0, "cause": cause, "why": "w"})).explanation
+
+
+def test_a_sick_gpu_says_it_better_than_the_cause() -> None:
+    told = answer(several({"running": 1.0, "cause": "hardware", "why": "w", "capacity": 0.0, "gpus": (LOST,)}, IDLE))
+    assert "pod llama-0: GPU-1 lost (xid_79 -> reset_gpu);" in told.explanation + ";"
+    assert "hardware" not in told.explanation
 
 
 def test_the_terms_are_the_arithmetic() -> None:
@@ -201,6 +221,24 @@ def test_a_rising_queue_counts_before_it_is_there() -> None:
     assert values[-1].terms["backlog"] == 40
     short = answer(several({"waiting": 20.0, "running": 4.0}), trigger(coldStart="10s"), memory, 20.0)
     assert short.terms["backlog"] == pytest.approx(30)
+
+
+def test_the_trend_is_followed_as_far_as_a_cold_start_takes() -> None:
+    def after(fleet: Fleet, memory: Memory | None = None, **metadata: str) -> tuple[Decision, Memory]:
+        for at, queue in ((0.0, 80.0), (10.0, 90.0), (20.0, 100.0)):
+            replicas = several({"waiting": queue, "running": 4.0}).replicas
+            decision, memory = decide(trigger(**metadata), structs.replace(fleet, replicas=replicas), memory, at)
+        assert isinstance(decision, Decision)
+        assert memory
+        return decision, memory
+
+    seen, memory = after(Fleet(cold_start=30.0))
+    assert (seen.terms["lead_seconds"], seen.terms["backlog"]) == (30.0, 130.0)
+    assert "rising 1/s for 30 s" in seen.explanation
+    assert after(Fleet(cold_start=30.0), coldStart="10s")[0].terms["lead_seconds"] == 10.0
+    assert after(Fleet())[0].terms["lead_seconds"] == policy.value("cold_start")
+    # An exporter that restarts does not make the scaler a novice.
+    assert after(Fleet(), structs.replace(memory, points=()))[0].terms["lead_seconds"] == 30.0
 
 
 def test_the_trend_needs_time_and_forgets() -> None:

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exporter.pb import signals_pb2 as pb
-from scaler.core.view import EngineView, NodeView
+from scaler.core.view import ColdStartView, EngineView, NodeView
 from scaler.sources import feed
 from scaler.sources.feed import Feeds, Malformed, decode
 from tests.scaler.fakes import FakeExporter, engine, exporter, signals
@@ -106,6 +106,14 @@ def test_a_number_that_cannot_be_is_missing_for_its_engine_alone(field: str, num
     assert (good.waiting, good.error) == (3, "")
     assert getattr(bad, field) in (None, 0.0)
     assert bad.error == words
+
+
+def test_cold_starts_are_read_and_those_that_cannot_be_left_out() -> None:
+    good = pb.ColdStart(namespace="ns", model="llama", phase="model_load", count=2, p50=60.0, p90=90.0)
+    bad = [{"count": 0}, {"p50": math.nan}, {"p90": math.inf}, {"p50": -1.0}, {"p50": 90_000.0}]
+    starts = [pb.ColdStart(**{"phase": "image_pull", "count": 1, "p50": 1.0, "p90": 1.0, **each}) for each in bad]
+    view = decode(signals(engine(), cold_starts=[good, *starts]), NodeView("a:1", 0.0), None)
+    assert view.cold_starts == (ColdStartView("ns", "llama", "model_load", 2, 60.0, 90.0),)
 
 
 def test_a_gpu_whose_capacity_cannot_be_has_none() -> None:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scaler.core import selector
+from exporter.core import selector
 from scaler.core.trigger import HIDDEN, KEYS, Trigger, TriggerError, metric_spec, parse, settings
 
 

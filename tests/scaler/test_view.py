@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from scaler.core.trigger import parse
-from scaler.core.view import EngineView, Fleet, GpuView, NodeView, fleet
+from scaler.core.view import ColdStartView, EngineView, Fleet, GpuView, NodeView, fleet
 
 NOW = 1000.0
 
@@ -209,3 +209,29 @@ def test_one_that_lost_its_model_is_kept_apart() -> None:
     seen = see(node(engine("a"), engine("b", model="", waiting=None), ages=(0.5, None)), model="llama")
     assert [replica.pod for replica in seen.replicas] == ["a"]
     assert [replica.pod for replica in seen.nameless] == ["b"]
+
+
+def start(phase: str, count: int, p50: float, model: str = "llama", namespace: str = "default") -> ColdStartView:
+    return ColdStartView(namespace, model, phase, count, p50, p50)
+
+
+LEADS: list[tuple[str, list[tuple[ColdStartView, ...]], float | None]] = [
+    ("nobody saw one", [()], None),
+    ("the phases follow one another", [(start("image_pull", 1, 40.0), start("model_load", 1, 80.0))], 120.0),
+    ("nodes count by what they saw", [(start("model_load", 3, 60.0),), (start("model_load", 1, 100.0),)], 70.0),
+    ("without the load nothing is known", [(start("image_pull", 9, 40.0),)], None),
+    ("another model's is none of ours", [(start("model_load", 1, 60.0, model="qwen"),)], None),
+    ("nor another namespace's", [(start("model_load", 1, 60.0, namespace="other"),)], None),
+    ("a box without Kubernetes has no namespace", [(start("model_load", 1, 60.0, namespace=""),)], 60.0),
+]
+
+
+@pytest.mark.parametrize(("name", "seen", "lead"), LEADS, ids=[row[0] for row in LEADS])
+def test_the_lead_time_is_what_the_nodes_saw(
+    name: str, seen: list[tuple[ColdStartView, ...]], lead: float | None
+) -> None:
+    nodes = [
+        node(engine(f"llama-{i}"), address=f"10.0.0.{i}:9481", node=f"node-{i}", cold_starts=starts)
+        for i, starts in enumerate(seen)
+    ]
+    assert see(*nodes).cold_start == lead
