@@ -5,21 +5,27 @@ May not be in here: the way from a source's news to a snapshot (cycle.py), forma
 
 import asyncio
 import logging
+import os
 import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
 
 from aiohttp import web
 
-from exporter import page, publish, state
+from exporter import debug, page, publish, state
+from exporter.core import selector
 from exporter.core.inputs import NodeInputs
-from exporter.core.model import EngineTarget, Snapshot
-from exporter.cycle import Cycle, GpuSource, KernelLog, Kubelet
+from exporter.core.model_engines import Access, EngineTarget
+from exporter.core.snapshot import Snapshot
+from exporter.cycle import Cycle, Discovery, GpuSource, KernelLog, Kubelet
 from exporter.feed import Feed
 from exporter.kit import web as kit_web
+from exporter.kit.config import ConfigError
 from exporter.kit.fetch import Fetcher
 from exporter.settings import Settings
-from exporter.sources.engines import EngineSource, TargetFile
+from exporter.sources.engines import EngineSource
+from exporter.sources.proc import ProcSource
+from exporter.sources.target_file import MAX_TARGETS, TargetFile, load_grants
 
 log = logging.getLogger("exporter")
 
@@ -36,7 +42,7 @@ STALE_POLLS = 3
 async def run(settings: Settings) -> int:
     """Serve until SIGTERM or SIGINT: 0; or until NVML can never work again in this process: 1.
 
-    Raises ConfigError when an address cannot be bound or the file of engines cannot be read.
+    Raises ConfigError when an address cannot be bound, or a file that says which engines there are cannot be read.
     """
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -51,7 +57,8 @@ async def run(settings: Settings) -> int:
         if _fatal(gpus):
             stop.set()
 
-    targets = engine_targets(settings)
+    discovery = kubernetes(settings, fetcher, os.environ)
+    targets = engine_targets(settings, discovery)
     boot = state.boot_id()
     about = NodeInputs(settings.node, standard=settings.standard, boot=boot, fresh=fresh_seconds(settings))
     keeper = state.Keeper(settings.state_file, boot)
@@ -63,6 +70,8 @@ async def run(settings: Settings) -> int:
         kubelet(settings),
         keeper.load(time.monotonic()),
         keeper.offer,
+        discovery,
+        ProcSource().container_of,
     )
     site = application(cycle, feed, settings.web_telemetry_path)
     try:
@@ -85,15 +94,71 @@ async def run(settings: Settings) -> int:
     return 0
 
 
-def engine_targets(settings: Settings) -> Callable[[], Sequence[EngineTarget]]:
-    """All servers to watch now: those of the file and those of the flag. Raises ConfigError.
+def engine_targets(settings: Settings, discovery: Discovery | None = None) -> Callable[[], Sequence[EngineTarget]]:
+    """All servers to watch now: those of the file, of the flag, and those discovered. Raises ConfigError.
 
-    Of a URL in both the first counts: the file may know its pod and GPUs.
+    Of a URL that is there more than once the first counts: the operator knows best. Of discovered ones as many are
+    taken as MAX_TARGETS leaves; that some are left out is said when their number changes.
     """
-    if not settings.engines_file:
-        return lambda: settings.engines
-    listed = TargetFile(settings.engines_file)
-    return lambda: (*listed(), *settings.engines)
+    listed: Callable[[], Sequence[EngineTarget]] = TargetFile(settings.engines_file) if settings.engines_file else tuple
+    left_out = 0
+
+    def merged() -> Sequence[EngineTarget]:
+        nonlocal left_out
+        found: dict[str, EngineTarget] = {}
+        for target in (*listed(), *settings.engines):
+            found.setdefault(target.url, target)
+        new = [target for target in (discovery.targets() if discovery else ()) if target.url not in found]
+        room = max(0, MAX_TARGETS - len(found))
+        if left_out != (left_out := max(0, len(new) - room)):
+            log.warning("engines: %d discovered servers are left out; at most %d are watched", left_out, MAX_TARGETS)
+        return (*found.values(), *new[:room])
+
+    return merged
+
+
+def kubernetes(settings: Settings, fetcher: Fetcher, environ: Mapping[str, str]) -> Discovery | None:
+    """The source of this node's pods, if the settings ask for one. Raises ConfigError."""
+    if settings.kubernetes_pods == "off":
+        return None
+    # Imported only where they are used.
+    from exporter.core.pod_ports import Wanted  # noqa: PLC0415
+    from exporter.core.pods import Rules  # noqa: PLC0415
+    from exporter.sources import kubernetes_cluster  # noqa: PLC0415
+
+    rules = Rules(
+        settings.node,
+        own=(environ.get("POD_NAMESPACE", ""), environ.get("POD_NAME", "")),
+        namespaces=frozenset(settings.kubernetes_namespaces),
+        selector=selector.parse(settings.kubernetes_selector) if settings.kubernetes_selector else (),
+        ports=Wanted(settings.kubernetes_port, settings.kubernetes_port_names, frozenset(settings.kubelet_resources)),
+        grants=load_grants(settings.kubernetes_access_file) if settings.kubernetes_access_file else (),
+    )
+    if settings.kubernetes_pods == "api":
+        from exporter.sources.kubernetes import KubernetesSource  # noqa: PLC0415
+
+        named = settings.kubernetes_config
+        cluster = kubernetes_cluster.kubeconfig(named) if named else kubernetes_cluster.in_cluster(environ)
+        return KubernetesSource(cluster, rules, settings.kubernetes_selector)
+    from exporter.sources.kubelet_pods import KubeletPods  # noqa: PLC0415
+
+    return KubeletPods(fetcher, *_kubelet_pods(settings, environ, kubernetes_cluster.service_account()), rules)
+
+
+def _kubelet_pods(settings: Settings, environ: Mapping[str, str], account: Access) -> tuple[str, Access]:
+    """The URL of the kubelet's list of pods, and how it is asked. Raises ConfigError."""
+    host = environ.get("HOST_IP", "")
+    if not settings.kubernetes_kubelet_url and not host:
+        raise ConfigError(
+            "option kubernetes.pods: kubelet: the node's address is not known; set HOST_IP (status.hostIP) in the "
+            "environment, or --kubernetes.kubelet-url"
+        )
+    url = settings.kubernetes_kubelet_url or f"https://{f'[{host}]' if ':' in host else host}:10250/pods"
+    return url, Access(
+        ca_file=settings.kubernetes_kubelet_ca_file or account.ca_file,
+        token_file=account.token_file if url.startswith("https:") else "",  # its read-only port wants none
+        insecure_skip_verify=settings.kubernetes_kubelet_insecure,
+    )
 
 
 def gpu_sources(settings: Settings, fetcher: Fetcher) -> Mapping[str, GpuSource]:
@@ -172,6 +237,12 @@ def application(cycle: Cycle, feed: Feed, metrics_path: str) -> web.Application:
             return web.Response(status=503, text=f"{NOT_READY}\n")
         return web.Response(text="ready\n")
 
+    async def engine(request: web.Request) -> web.Response:
+        asked = {name: request.query.get(name, "") for name in ("pod", "model", "endpoint")}
+        body = debug.render(cycle.snapshot, cycle.facts, time.monotonic(), **asked)
+        status = 503 if cycle.snapshot is None else 200
+        return web.Response(status=status, body=body, headers={"Content-Type": debug.CONTENT_TYPE})
+
     async def status(_: web.Request) -> web.Response:
         text = page.render(cycle.snapshot, time.monotonic(), metrics_path, feed.subscribers)
         return web.Response(text=text, content_type="text/html")
@@ -182,6 +253,7 @@ def application(cycle: Cycle, feed: Feed, metrics_path: str) -> web.Application:
             web.get(metrics_path, metrics),
             web.get("/healthz", healthz),
             web.get("/readyz", readyz),
+            web.get("/debug/engine", engine),
             web.get("/", status),
         ]
     )

@@ -6,25 +6,19 @@ May not be in here: which sources there are and who reads (app.py), deriving any
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Protocol
 
 from msgspec.structs import replace
 
-from exporter.core.boards import BoardsMemory, resumed
+from exporter.core.evidence import Facts
 from exporter.core.inputs import NodeInputs
-from exporter.core.model import (
-    Collector,
-    EngineScrape,
-    EngineTarget,
-    GpuKey,
-    GpuSample,
-    KubeletReading,
-    Snapshot,
-    XidEvent,
-)
-from exporter.core.node import NodeMemory, step
+from exporter.core.model import GpuKey, GpuSample, KubeletReading, XidEvent
+from exporter.core.model_engines import EngineScrape, EngineTarget, PodFacts
+from exporter.core.node import Remembered, remembered, resumed, step
+from exporter.core.serving import EngineKey
+from exporter.core.snapshot import Collector, Snapshot
 from exporter.kit.tasks import crash_message, keep_running
 
 log = logging.getLogger("exporter")
@@ -65,6 +59,16 @@ class Kubelet(Protocol):
     async def stop(self) -> None: ...
 
 
+class Discovery(Protocol):
+    """What a source of this node's inference servers offers."""
+
+    def start(self, notify: Callable[[], None]) -> None: ...
+    def targets(self) -> Sequence[EngineTarget]: ...
+    def facts(self) -> Mapping[tuple[str, str], PodFacts]: ...
+    def collectors(self) -> list[Collector]: ...
+    async def stop(self) -> None: ...
+
+
 class EngineScrapes(Protocol):
     """What the source of engines offers."""
 
@@ -86,27 +90,37 @@ class Cycle:
         publish: Callable[[Snapshot], None],
         kernel_log: KernelLog | None = None,
         kubelet: Kubelet | None = None,
-        remembered: BoardsMemory | None = None,
-        keep: Callable[[BoardsMemory], None] = lambda memory: None,
+        earlier: Remembered | None = None,
+        keep: Callable[[Remembered], None] = lambda memory: None,
+        discovery: Discovery | None = None,
+        container_of: Callable[[Iterable[int]], Mapping[int, str]] = lambda pids: {},
     ) -> None:
         """about: the node's name, boot id, standard and freshness limits. gpus: sources by the name of their collector.
 
-        remembered: what an earlier run left. keep: gets what a later run is to know, after every step.
+        earlier: what an earlier run left. keep: gets what a later run is to know, after every step. container_of:
+        pids -> ids of their containers.
         """
         self.snapshot: Snapshot | None = None
         self._about = about
         self._gpus: Mapping[str, GpuSource] = {**gpus, **({"kmsg": kernel_log} if kernel_log else {})}
         self._kernel_log = kernel_log
         self._kubelet = kubelet
+        self._discovery = discovery
+        self._container_of = container_of
         self._publish = publish
         self._keep = keep
         self._engines: EngineScrapes | None = None
         self._targets: Callable[[], Sequence[EngineTarget]] = tuple
-        self._memory = NodeMemory(boards=resumed(remembered or BoardsMemory(), time.monotonic()))
+        self._memory = resumed(earlier or Remembered(), time.monotonic())
         self._news = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self._crashes: dict[str, tuple[float, str]] = {}  # source -> when, message
         self._tasks: list[asyncio.Task[None]] = []
+
+    @property
+    def facts(self) -> Mapping[EngineKey, Facts]:
+        """What the snapshot's diagnoses rest on."""
+        return self._memory.serving.facts
 
     def notify(self) -> None:
         """There is news. From any thread."""
@@ -128,8 +142,9 @@ class Cycle:
             for name, run in (("engines", engines.run), ("snapshot", self._run))
         ]
 
-    def _startable(self) -> Mapping[str, GpuSource | Kubelet]:
-        return {**self._gpus, **({"kubelet": self._kubelet} if self._kubelet else {})}
+    def _startable(self) -> Mapping[str, GpuSource | Kubelet | Discovery]:
+        others = {"kubelet": self._kubelet, "kubernetes": self._discovery}
+        return {**self._gpus, **{name: source for name, source in others.items() if source is not None}}
 
     async def stop(self) -> None:
         """Within STOP_SECONDS, whatever hangs."""
@@ -142,7 +157,7 @@ class Cycle:
         """Make a snapshot of what the sources say now and publish it."""
         self.snapshot, self._memory = step(self._memory, self._inputs(), time.monotonic())
         self._publish(self.snapshot)
-        self._keep(self._memory.boards)
+        self._keep(remembered(self._memory))
 
     async def _run(self) -> None:
         while True:
@@ -167,7 +182,8 @@ class Cycle:
                 collectors += source.collectors()
             except Exception as error:
                 self._crash(name, error)
-        inputs = replace(self._about, samples=samples, xids=xids)
+        # The wall clock is for Kubernetes' stamps alone.
+        inputs = replace(self._about, samples=samples, xids=xids, wall=time.time())
         if self._kernel_log is not None:
             inputs = replace(inputs, kernel_log=self._kernel_log.watching, driver_loaded_at=self._kernel_log.loaded_at)
         if self._kubelet is not None:
@@ -176,6 +192,13 @@ class Cycle:
                 inputs = replace(inputs, kubelet=self._kubelet.reading())
             except Exception as error:
                 self._crash("kubelet", error)
+        if self._discovery is not None:
+            try:
+                collectors += self._discovery.collectors()
+                pids = {process.pid for sample in samples for process in sample.processes or ()}
+                inputs = replace(inputs, pods=self._discovery.facts(), containers=self._container_of(pids))
+            except Exception as error:
+                self._crash("kubernetes", error)
         if self._engines is not None:
             collectors += self._engines.collectors()
             inputs = replace(

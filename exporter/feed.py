@@ -15,7 +15,9 @@ from collections.abc import AsyncIterator, Iterable
 import grpc
 from msgspec import Struct
 
-from exporter.core.model import Engine, Gpu, GpuKey, Snapshot
+from exporter.core.model import Gpu, GpuKey
+from exporter.core.model_engines import ColdStart, Engine, Learned
+from exporter.core.snapshot import Snapshot
 from exporter.kit import rpc
 from exporter.pb import signals_pb2 as pb
 
@@ -36,6 +38,21 @@ _OPTIONS = (
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.keepalive_permit_without_calls", 0),
     ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+)
+
+#: Fields of model_engines.Rates that a scaler is told.
+_RATES = (
+    "requests_per_second",
+    "tokens_per_second",
+    "rejections_per_second",
+    "preemptions_per_second",
+    "prompt_tokens_per_second",
+    "prefix_hit_ratio",
+    "ttft_p50",
+    "ttft_p95",
+    "itl_p50",
+    "itl_p95",
+    "queue_time_p95",
 )
 
 
@@ -128,7 +145,9 @@ class Feed:
 def _encode(snapshot: Snapshot, boot: str) -> tuple[bytes, bytes, bytes]:
     """(what must differ for a full message to be sent, the full message, the heartbeat)."""
     full = pb.NodeSignals(
-        engines=[_engine(engine) for engine in snapshot.engines], gpus=[_gpu(gpu) for gpu in snapshot.gpus]
+        engines=[_engine(engine) for engine in snapshot.engines],
+        gpus=[_gpu(gpu) for gpu in snapshot.gpus],
+        cold_starts=[_cold_start(start) for start in snapshot.cold_starts],
     )
     # Ages grow by themselves, so they are filled in after the comparison is taken. Maps have no order of their own.
     content = full.SerializeToString(deterministic=True)
@@ -151,7 +170,7 @@ def _encode(snapshot: Snapshot, boot: str) -> tuple[bytes, bytes, bytes]:
 
 
 def _engine(engine: Engine) -> pb.Engine:
-    target, reading, learned = engine.target, engine.reading, engine.learned
+    target, reading = engine.target, engine.reading
     message = pb.Engine(
         endpoint=target.url,
         namespace=_text(target.pod.namespace),
@@ -162,9 +181,10 @@ def _engine(engine: Engine) -> pb.Engine:
         kind=engine.kind,
         labels={_text(name): _text(value) for name, value in target.labels.items()},
         error=engine.error,
-        gpus=[_name(key) for key in engine.gpus],
-        health=engine.health,
+        gpus=[_name(key) for key in engine.hardware.gpus],
+        health=engine.hardware.state,
         cause=engine.cause,
+        why=engine.diagnosis.why,
         sleeping=reading.sleeping,
     )
     numbers = {
@@ -179,17 +199,27 @@ def _engine(engine: Engine) -> pb.Engine:
         "rejections_total": reading.rejections_total,
         "capacity": engine.capacity,
         "saturation": engine.saturation,
-        "requests_per_second": engine.requests_per_second,
-        "tokens_per_second": engine.tokens_per_second,
-        "knee_running": learned.knee_running,
-        "service_rate": learned.service_rate,
-        "queued_seconds": learned.queued_seconds,
+        "max_running": reading.max_running,
+        "kv_peak": engine.kv_peak,
+        **{name: getattr(engine.rates, name) for name in _RATES},
+        **{name: getattr(engine.learned, name) for name in Learned.__struct_fields__},
     }
     for name, value in numbers.items():
         # A scaler calculates with these; what is not finite is missing.
         if value is not None and math.isfinite(value):
             setattr(message, name, value)
     return message
+
+
+def _cold_start(start: ColdStart) -> pb.ColdStart:
+    return pb.ColdStart(
+        namespace=_text(start.namespace),
+        model=_text(start.model),
+        phase=start.phase,
+        count=start.count,
+        p50=start.p50,
+        p90=start.p90,
+    )
 
 
 def _gpu(gpu: Gpu) -> pb.Gpu:

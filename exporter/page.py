@@ -8,7 +8,9 @@ from html import escape
 from pathlib import Path
 from string import Template
 
-from exporter.core.model import Collector, Engine, Gpu, GpuKey, Snapshot
+from exporter.core.model import Gpu, GpuKey
+from exporter.core.model_engines import Engine
+from exporter.core.snapshot import Collector, Snapshot
 from exporter.kit.version import VERSION
 
 _PAGE = Template(Path(__file__).with_name("page.html").read_text(encoding="utf-8"))
@@ -27,7 +29,10 @@ _CLASSES = {
 
 def render(snapshot: Snapshot | None, now: float, metrics_path: str, subscribers: int) -> str:
     """The whole page. now: monotonic seconds. Every value that came from outside is escaped."""
-    links = " · ".join(f'<a href="{escape(path)}">{escape(path)}</a>' for path in (metrics_path, "/healthz", "/readyz"))
+    links = " · ".join(
+        f'<a href="{escape(path)}">{escape(path)}</a>'
+        for path in (metrics_path, "/debug/engine", "/healthz", "/readyz")
+    )
     title = f"<h1>Plimsoll exporter {escape(VERSION)}</h1>\n<p>{links}</p>\n"
     if snapshot is None:
         return _PAGE.substitute(body=title + '<p class="warn">starting: nothing has been read yet</p>')
@@ -43,7 +48,7 @@ def render(snapshot: Snapshot | None, now: float, metrics_path: str, subscribers
     parts.append(
         _table(
             "Engines",
-            ("model", "where", "waiting", "running", "KV", "cause", "capacity", "GPUs", "read"),
+            ("model", "where", "waiting", "running", "KV", "saturation", "cause", "why", "capacity", "GPUs", "read"),
             (_engine(e, now) for e in snapshot.engines),
         )
     )
@@ -96,9 +101,11 @@ def _engine(engine: Engine, now: float) -> Sequence[str]:
         _number(reading.waiting, "{:g}"),
         _number(reading.running, "{:g}"),
         _number(reading.kv_usage, "{:.0%}"),
+        _number(engine.saturation, "{:.2f}"),
         _cell(engine.cause, _CLASSES.get(engine.cause, "bad")),
+        _cell(engine.diagnosis.why),
         _number(engine.capacity, "{:.0%}"),
-        _cell(", ".join(_key(key) for key in engine.gpus) or "unknown"),
+        _cell(", ".join(_key(key) for key in engine.hardware.gpus) or "unknown"),
         _cell("never" if engine.at is None else _ago(now - engine.at)),
     )
 

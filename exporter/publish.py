@@ -1,7 +1,7 @@
 """Snapshot -> the bytes of /metrics, in the text format or as OpenMetrics.
 
 May not be in here: deriving anything that the snapshot does not say. What a family means is in core/catalog.py, a GPU's
-lines are in publish_gpus.py, how a line is written is in lines.py.
+lines are in publish_gpus.py, an engine's in publish_engines.py, how a line is written is in lines.py.
 
 Reading a snapshot takes no lock and waits for nothing. A reading that is older than its source's limit is left out: no
 data is better than the last good. What Plimsoll itself concludes (health, diagnosis, capacity, what was learned) stays.
@@ -13,13 +13,10 @@ from collections.abc import Mapping
 from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector, generate_latest
 from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
 
-from exporter import publish_gpus
-from exporter.core.diagnosis import CAUSES
-from exporter.core.inputs import LIMITS
-from exporter.core.join import is_fresh
-from exporter.core.model import Engine, EngineTarget, Snapshot
+from exporter import publish_engines, publish_gpus
+from exporter.core.snapshot import Snapshot
 from exporter.kit.version import VERSION
-from exporter.lines import Page, age, join, labels_of
+from exporter.lines import Page, age, labels_of
 
 #: What an Accept header names OpenMetrics and what we answer with (openmetrics.io, version 1.0.0).
 OPENMETRICS = "application/openmetrics-text"
@@ -31,23 +28,6 @@ CONTENT_TYPES = {
 _REGISTRY = CollectorRegistry()
 ProcessCollector(registry=_REGISTRY)
 PlatformCollector(registry=_REGISTRY)
-
-# Fields of EngineReading and of Engine that are one series each, and only while the reading is fresh.
-_ENGINE_READINGS = {
-    "waiting": "plimsoll_engine_requests_waiting",
-    "running": "plimsoll_engine_requests_running",
-    "kv_usage": "plimsoll_engine_kv_cache_usage_ratio",
-    "kv_capacity_tokens": "plimsoll_engine_kv_cache_capacity_tokens",
-    "preemptions_total": "plimsoll_engine_preemptions_total",
-    "prompt_tokens_total": "plimsoll_engine_prompt_tokens_total",
-    "generation_tokens_total": "plimsoll_engine_generation_tokens_total",
-    "rejections_total": "plimsoll_engine_requests_rejected_total",
-}
-_ENGINE_DERIVED = {
-    "requests_per_second": "plimsoll_engine_requests_per_second",
-    "tokens_per_second": "plimsoll_engine_tokens_per_second",
-    "saturation": "plimsoll_engine_saturation_ratio",
-}
 
 
 def render(
@@ -68,13 +48,9 @@ def render(
     for gpu in snapshot.gpus:
         publish_gpus.add(page, gpu, snapshot, now, wall)
     for engine in snapshot.engines:
-        _engine(page, engine, snapshot, now)
-    for url, scrape in snapshot.scrapes.items():
-        endpoint = labels_of(endpoint=url)
-        page.add("plimsoll_engine_scrape_success", endpoint, not scrape.error)
-        page.add("plimsoll_engine_scrape_duration_seconds", endpoint, scrape.seconds)
-    for (url, reason), count in snapshot.scrape_errors.items():
-        page.add("plimsoll_engine_scrape_errors_total", labels_of(endpoint=url, reason=reason), count)
+        publish_engines.add(page, engine, snapshot, now)
+    publish_engines.add_scrapes(page, snapshot)
+    publish_engines.add_cold_starts(page, snapshot)
     for collector in snapshot.collectors:
         name = labels_of(collector=collector.name)
         page.add("plimsoll_collector_success", name, collector.success)
@@ -119,41 +95,3 @@ def wants_openmetrics(accept: str) -> bool:
         except ValueError:
             continue
     return quality[OPENMETRICS] > 0 and quality[OPENMETRICS] >= quality["text/plain"]
-
-
-def _engine(page: Page, engine: Engine, snapshot: Snapshot, now: float) -> None:
-    labels = _engine_labels(snapshot.node, engine.target, engine.reading.model, engine.reading.engine)
-    page.add("plimsoll_engine_info", join(labels, labels_of(kind=engine.kind)), 1)
-    for key in engine.gpus:
-        page.add("plimsoll_engine_gpu", join(labels, labels_of(uuid=key.uuid, mig_instance=key.instance)), 1)
-    page.add("plimsoll_engine_capacity_ratio", labels, engine.capacity)
-    page.add("plimsoll_engine_knee_requests", labels, engine.learned.knee_running)
-    page.add("plimsoll_engine_service_rate_requests_per_second", labels, engine.learned.service_rate)
-    for cause in CAUSES:
-        page.add("plimsoll_engine_diagnosis", f'{labels},cause="{cause}"', engine.cause == cause)
-    if engine.at is None:
-        return
-    page.add("plimsoll_engine_reading_age_seconds", labels, age(now, engine.at))
-    if not is_fresh(engine.at, "engines", now, snapshot.fresh):
-        return
-    for field, family in _ENGINE_READINGS.items():
-        page.add(family, labels, getattr(engine.reading, field))
-    for field, family in _ENGINE_DERIVED.items():
-        page.add(family, labels, getattr(engine, field))
-    finished = sorted((engine.reading.finished or {}).items())
-    for reason, count in finished[: LIMITS["finished_reason"]]:
-        page.add("plimsoll_engine_requests_finished_total", join(labels, labels_of(finished_reason=reason)), count)
-
-
-def _engine_labels(node: str, target: EngineTarget, model: str, engine: str) -> str:
-    # The target's own labels are a mapping and cannot be part of a cache's key.
-    pod = target.pod
-    return labels_of(
-        namespace=pod.namespace,
-        pod=pod.pod,
-        container=pod.container,
-        model=model,
-        node=node,
-        engine=engine,
-        endpoint=target.url,
-    )

@@ -8,8 +8,9 @@ from functools import lru_cache
 
 from exporter.core.health import STATES
 from exporter.core.inputs import LIMITS
-from exporter.core.model import Gpu, GpuInfo, Snapshot
+from exporter.core.model import Gpu, GpuInfo
 from exporter.core.signals import SIGNALS, THROTTLE_REASONS
+from exporter.core.snapshot import Snapshot
 from exporter.core.xid import XIDS
 from exporter.lines import Page, age, join, labels_of
 

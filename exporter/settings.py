@@ -11,18 +11,30 @@ from urllib.parse import urlsplit
 
 from msgspec import Struct
 
-from exporter.core import drift
+from exporter.core import drift, selector
 from exporter.core.drift import Standard
-from exporter.core.model import EngineTarget
+from exporter.core.model_engines import EngineTarget
 from exporter.kit import log
-from exporter.kit.config import Option, choice, listen, load, seconds, string, strings
+from exporter.kit.config import (
+    ConfigError,
+    Option,
+    boolean,
+    choice,
+    integer,
+    listen,
+    load,
+    seconds,
+    shown,
+    string,
+    strings,
+)
 from exporter.kit.version import VERSION
-from exporter.sources.engines import targets
+from exporter.sources.target_file import targets
 
 PROGRAM = "plimsoll-exporter"
 
 #: Paths of the web server that the metrics page cannot have.
-TAKEN_PATHS = ("/", "/healthz", "/readyz")
+TAKEN_PATHS = ("/", "/healthz", "/readyz", "/debug/engine")
 
 
 class Settings(Struct, frozen=True):
@@ -43,6 +55,16 @@ class Settings(Struct, frozen=True):
     kubelet_socket: str
     kubelet_interval: float
     kubelet_resources: tuple[str, ...]
+    kubernetes_pods: str
+    kubernetes_namespaces: tuple[str, ...]
+    kubernetes_selector: str
+    kubernetes_port: int
+    kubernetes_port_names: tuple[str, ...]
+    kubernetes_access_file: str
+    kubernetes_config: str
+    kubernetes_kubelet_url: str
+    kubernetes_kubelet_ca_file: str
+    kubernetes_kubelet_insecure: bool
     standard: Standard
     state_file: str
     node: str
@@ -94,6 +116,32 @@ def kept_file(raw: Any) -> str:
     return text
 
 
+#: Each is listed and watched by itself; for more, all are watched at less cost.
+MAX_NAMESPACES = 16
+
+
+def namespaces(raw: Any) -> tuple[str, ...]:
+    """Names of namespaces, each once. Raises ValueError."""
+    found = tuple(dict.fromkeys(strings(raw)))
+    for name in found:
+        if not re.fullmatch(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?", name):
+            raise ValueError(f"{shown(name)} is no namespace; write its name, as in inference")
+    if len(found) > MAX_NAMESPACES:
+        raise ValueError(f"{len(found)} namespaces; name at most {MAX_NAMESPACES}, or none for all")
+    return found
+
+
+def label_selector(raw: Any) -> str:
+    """A label selector, or "" for none. Raises ValueError."""
+    text = string(raw).strip()
+    try:
+        if text:
+            selector.parse(text)
+    except ValueError as error:
+        raise ValueError(f"{shown(text)} {error}") from None
+    return text
+
+
 # One option a row: a wrapped table cannot be scanned.
 # fmt: off
 OPTIONS: tuple[Option, ...] = (
@@ -112,6 +160,16 @@ OPTIONS: tuple[Option, ...] = (
     Option("kubelet.socket", place, "auto", "the kubelet's PodResources socket, for which pod has which GPU: auto (where it is there), off, or a path"),
     Option("kubelet.interval", seconds, 5.0, "time between two questions to the kubelet"),
     Option("kubelet.resources", strings, (), "resources that are GPUs, beside nvidia.com/gpu and the like", many=True),
+    Option("kubernetes.pods", choice("off", "api", "kubelet"), "off", "who is asked for this node's inference servers: off, api (the API server), kubelet"),
+    Option("kubernetes.namespaces", namespaces, (), "namespaces that are looked at; without it all", many=True),
+    Option("kubernetes.selector", label_selector, "", "label selector of the pods that are looked at; without it all"),
+    Option("kubernetes.port", integer(1, 65535), 8000, "port of a GPU's pod that does not say where its metrics are"),
+    Option("kubernetes.port-names", strings, (), "names of container ports that are metrics ports", many=True),
+    Option("kubernetes.access-file", string, "", "YAML or JSON list of how discovered pods are asked: certificates, tokens"),
+    Option("kubernetes.config", string, "", "kubeconfig; without it the service account of this program's pod"),
+    Option("kubernetes.kubelet-url", url, "", "URL of the kubelet's list of pods; without it https://$HOST_IP:10250/pods"),
+    Option("kubernetes.kubelet-ca-file", string, "", "certificate authority of the kubelet; without it the service account's"),
+    Option("kubernetes.kubelet-insecure", boolean, False, "whether any certificate of the kubelet's will do"),
     Option("standard.driver-version", drift.driver_version, "", "driver that this node is to have, whole or its beginning: 570, 570.133"),
     Option("standard.ecc", drift.on_off, None, "whether ECC is to be on: on, off"),
     Option("standard.mig", drift.on_off, None, "whether MIG mode is to be on: on, off"),
@@ -132,5 +190,7 @@ def read(argv: Sequence[str], environ: Mapping[str, str]) -> Settings:
     """The settings of this run. Raises ConfigError (one line: place, cause, fix); exits on --help and --version."""
     values = load(PROGRAM, VERSION, OPTIONS, argv, environ)
     values["node"] = values["node"] or environ.get("NODE_NAME") or socket.gethostname()
+    if values["kubernetes_pods"] != "off" and not re.fullmatch(r"[a-z0-9][a-z0-9.-]{0,252}", values["node"]):
+        raise ConfigError(f"option node: {shown(values['node'])} is no node of Kubernetes; set NODE_NAME or --node")
     declared = {name: values.pop(f"standard_{name}") for name in Standard.__struct_fields__}
     return Settings(**values, standard=Standard(**declared))

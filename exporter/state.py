@@ -1,11 +1,11 @@
-"""What outlives the process: verdicts with their latches, Xid counts, witnesses and the inventory, in one file.
+"""What outlives the process, in one file: verdicts and latches, Xid counts, the inventory, what engines taught.
 
-May not be in here: what any of it means (core/boards.py).
+May not be in here: what any of it means (core/boards.py, core/lessons.py).
 
 The times in it are of the monotonic clock, which starts anew with the machine, and after a reboot every GPU was reset:
-so of a file from another boot the inventory alone counts. A file of ours that cannot be trusted (another version of
-this program, cut, altered) is told in one line, and nothing is remembered. Whatever is not a file of ours is told as
-well, and left as it is: nothing is kept then.
+so of a file from another boot only what has no times counts, the inventory and the lessons. A file of ours that cannot
+be trusted (another version of this program, cut, altered) is told in one line, and nothing is remembered. Whatever is
+not a file of ours is told as well, and left as it is: nothing is kept then.
 
 It is read once, before anything is served, and no more than MAX_BYTES of a regular file. From then on the disk is never
 waited for: a thread of its own writes a file beside it and puts that in its place in one step, so that a crash leaves
@@ -31,6 +31,7 @@ from msgspec.structs import replace
 
 from exporter.core.boards import BoardsMemory
 from exporter.core.inventory import Inventory
+from exporter.core.node import Remembered
 
 log = logging.getLogger("exporter")
 
@@ -59,7 +60,7 @@ class State(Struct, frozen=True):
     version: str  # VERSION of the program that wrote it
     boot_id: str
     at: float  # when it was written; nothing in it that has happened is later
-    boards: BoardsMemory
+    remembered: Remembered
 
 
 class _About(Struct, frozen=True):
@@ -82,7 +83,7 @@ def _shape(kind: Any) -> str:
 
 #: Changes whenever the shape of what is kept does, so that nobody has to think of it. The number is for when a field
 #: comes to mean something else.
-VERSION = f"1-{zlib.crc32(_shape(msgspec.inspect.type_info(BoardsMemory)).encode()):08x}"
+VERSION = f"1-{zlib.crc32(_shape(msgspec.inspect.type_info(Remembered)).encode()):08x}"
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(State).decode
@@ -106,7 +107,7 @@ def boot_id(path: str = BOOT_ID) -> str:
         return ""
 
 
-def load(path: str, boot: str, now: float) -> BoardsMemory | None:
+def load(path: str, boot: str, now: float) -> Remembered | None:
     """What the file at `path` says in the boot `boot` at `now` (monotonic seconds). None: nothing; why is logged."""
     return _load(path, boot, now)[0]
 
@@ -131,19 +132,24 @@ def save(path: str, state: State) -> None:
         raise
 
 
-def worth_saving(old: BoardsMemory, new: BoardsMemory) -> bool:
-    """Whether something differs that a restart should not undo: a verdict, an Xid's count, the inventory."""
+def worth_saving(old: Remembered, new: Remembered) -> bool:
+    """Whether something differs that a restart should not undo: a verdict, an Xid's count, the inventory, a start.
+
+    What is learned of a queue moves at every poll while there is one: it is worth the usual refresh.
+    """
     return _kept(old) != _kept(new)
 
 
-def _kept(memory: BoardsMemory) -> tuple[object, ...]:
+def _kept(memory: Remembered) -> tuple[object, ...]:
     verdicts = {
-        key: (one.health.verdict.state, one.health.verdict.reasons, one.xids) for key, one in memory.known.items()
+        key: (one.health.verdict.state, one.health.verdict.reasons, one.xids)
+        for key, one in memory.boards.known.items()
     }
-    return verdicts, memory.inventory.boards
+    models = {(one.namespace, one.model) for one in memory.lessons.knees}
+    return verdicts, memory.boards.inventory.boards, models, memory.lessons.starts
 
 
-def _load(path: str, boot: str, now: float) -> tuple[BoardsMemory | None, str]:
+def _load(path: str, boot: str, now: float) -> tuple[Remembered | None, str]:
     """(what is remembered, where the file is to be kept: `path` or what it is a link to; "" is nowhere)."""
     try:
         place = os.path.realpath(path)
@@ -160,10 +166,11 @@ def _load(path: str, boot: str, now: float) -> tuple[BoardsMemory | None, str]:
         log.warning("%s: %s; it is left as it is, and nothing is kept over a restart; %s", shown, text, _FIX_PLACE)
         return None, ""
     if state.boot_id == boot and state.at <= now:
-        return state.boards, place
+        return state.remembered, place
     since = "the clock was set back" if state.boot_id == boot else "this machine was booted"
-    log.info("%s: written before %s; of it the inventory of GPUs is remembered", path, since)
-    return BoardsMemory(inventory=Inventory(boards=state.boards.inventory.boards)), place
+    log.info("%s: written before %s; of it the inventory of GPUs and what engines taught are remembered", path, since)
+    inventory = Inventory(boards=state.remembered.boards.inventory.boards)
+    return Remembered(BoardsMemory(inventory=inventory), state.remembered.lessons), place
 
 
 def _check(place: str) -> None:
@@ -238,12 +245,12 @@ class Keeper:
         self._interval = interval
         self._refresh = refresh
         self._clock = clock
-        self._saved = self._newest = BoardsMemory()
+        self._saved = self._newest = Remembered()
         self._tried = clock()
         self._thread: threading.Thread | None = None
         self._complaint = ""
 
-    def load(self, now: float) -> BoardsMemory | None:
+    def load(self, now: float) -> Remembered | None:
         """What an earlier run left; None: nothing."""
         if self._path and not self._boot:
             log.warning("%s: not used, since %s is not readable and a reboot could not be noticed", self._path, BOOT_ID)
@@ -254,10 +261,10 @@ class Keeper:
         found, self._place = _load(self._path, self._boot, now)
         if self._place:
             _sweep(os.path.dirname(self._place))
-        self._saved = self._newest = found or BoardsMemory()
+        self._saved = self._newest = found or Remembered()
         return found
 
-    def offer(self, memory: BoardsMemory) -> None:
+    def offer(self, memory: Remembered) -> None:
         """Take note of what is to be kept; it is written when it is due, by a thread."""
         self._newest = memory
         if not self._place or (self._thread is not None and self._thread.is_alive()):
@@ -279,11 +286,12 @@ class Keeper:
         self._thread.start()
         return self._thread
 
-    def _save(self, memory: BoardsMemory, at: float) -> None:
+    def _save(self, memory: Remembered, at: float) -> None:
         # An Xid of the kernel log that waits for its GPU is read again there, with its number.
-        waiting = tuple(event for event in memory.unplaced if event.source != "kmsg")
+        waiting = tuple(event for event in memory.boards.unplaced if event.source != "kmsg")
+        kept = replace(memory, boards=replace(memory.boards, unplaced=waiting))
         try:
-            save(self._place, State(VERSION, self._boot, at, replace(memory, unplaced=waiting)))
+            save(self._place, State(VERSION, self._boot, at, kept))
         except (OSError, NotOurs) as error:
             cause, fix = (error, _FIX_PLACE) if isinstance(error, NotOurs) else (error.strerror or error, _FIX)
             complaint = f"{self._path}: not written ({cause}); {fix}"

@@ -10,7 +10,9 @@ from msgspec import Struct, field
 
 from exporter.core import join
 from exporter.core.drift import Standard
-from exporter.core.model import Collector, EngineScrape, EngineTarget, GpuSample, KubeletReading, XidEvent
+from exporter.core.model import GpuSample, KubeletReading, XidEvent
+from exporter.core.model_engines import EngineScrape, EngineTarget, PodFacts
+from exporter.core.snapshot import Collector
 
 #: How many of a kind are published at most; what is above is left out and counted. Far above what is real (16 boards
 #: with 7 MIG instances, 256 targets with 2 engines, vLLM's 5 reasons), far below what would hurt Prometheus.
@@ -20,6 +22,8 @@ LIMITS: Mapping[str, int] = {
     "xid": 64,  # codes of a GPU
     "engine": 512,
     "finished_reason": 16,  # of an engine
+    "waiting_reason": 16,  # of an engine
+    "cold_start": 256,  # models times phases
 }
 
 #: Seconds for which a reading counts, by source: three default polls; for engines with the last one's time limit.
@@ -45,6 +49,9 @@ class NodeInputs(Struct, frozen=True):
     last_good: Mapping[str, EngineScrape] = {}  # url -> last attempt that gave readings
     scrape_errors: Mapping[tuple[str, str], int] = {}
     collectors: Sequence[Collector] = ()
+    pods: Mapping[tuple[str, str], PodFacts] = {}  # (namespace, pod) -> what Kubernetes tells of it
+    containers: Mapping[int, str] = {}  # pid of a process on a GPU -> id of its container, where that can be told
+    wall: float | None = None  # Unix seconds at the step, to hold against Kubernetes' stamps; None: not told
     fresh: Mapping[str, float] = field(default_factory=lambda: FRESH_SECONDS)
 
 

@@ -1,4 +1,4 @@
-"""The words every part of the exporter speaks: GPUs, engines, pods, readings, snapshot.
+"""The words every part of the exporter speaks: GPUs and pods (engines: model_engines.py; all of a node: snapshot.py).
 
 May not be in here: behaviour. These are frozen values; whoever derives something from them does so
 in the module that is named after what it derives.
@@ -42,6 +42,13 @@ class PodRef(Struct, frozen=True, order=True):
     container: str = ""
 
 
+class GpuProcess(Struct, frozen=True):
+    """A compute process on a GPU, as NVML sees it."""
+
+    pid: int  # in this program's PID namespace
+    bytes: float | None  # of the GPU's memory; None: the driver does not say (vGPU, no rights)
+
+
 class GpuSample(Struct, frozen=True):
     """What one source read of one GPU at one moment.
 
@@ -59,6 +66,7 @@ class GpuSample(Struct, frozen=True):
         ""  # "gpu_is_lost", "gone_from_inventory", "unknown_error": why nothing can be read of it; "": it is there
     )
     pods: tuple[PodRef, ...] = ()  # pods this source saw on the GPU (dcgm-exporter's labels)
+    processes: tuple[GpuProcess, ...] | None = None  # None: not told
 
 
 class XidEvent(Struct, frozen=True):
@@ -133,99 +141,4 @@ class Gpu(Struct, frozen=True):
     drift: Mapping[str, bool]  # what was declared of it -> whether it is otherwise
     unowned_memory: float | None  # bytes that are held though no pod has it; None: a pod has it, or unknown
     at: float  # of the newest sample
-
-
-class EngineTarget(Struct, frozen=True):
-    """Where an inference server's metrics are, and whose they are. Comes from the operator alone."""
-
-    url: str
-    pod: PodRef = PodRef()
-    labels: Mapping[str, str] = {}  # the pod's labels, for podSelector
-    gpus: tuple[str, ...] = ()  # GPU indices, UUIDs or "UUID/instance" that it runs on; () is not declared
-
-
-class EngineReading(Struct, frozen=True):
-    """One engine of one model behind one URL: the canonical numbers, whatever its kind calls them.
-
-    Counters count from the engine's start. KV usage is 0..1. None is missing.
-    """
-
-    model: str
-    engine: str  # vLLM's `engine` label ("0", "1", ... with data parallelism); "" where there is none
-    waiting: float | None = None
-    running: float | None = None
-    kv_usage: float | None = None
-    kv_capacity_tokens: float | None = None
-    prompt_tokens_total: float | None = None
-    generation_tokens_total: float | None = None
-    preemptions_total: float | None = None
-    rejections_total: float | None = None
-    finished: Mapping[str, float] | None = None  # finished_reason -> requests
-    sleeping: bool | None = None
-
-
-class EngineScrape(Struct, frozen=True):
-    """One attempt to read a target. `error` empty: `readings` are what it said at `at`."""
-
-    target: EngineTarget
-    at: float
-    seconds: float  # how long the attempt took
-    kind: str = ""  # "vllm"; "" is not recognised
-    readings: tuple[EngineReading, ...] = ()
-    error: str = ""  # a reason from exposition.REASONS or fetch.REASONS; "" is none
-    message: str = ""  # one line: cause, place, fix
-
-
-class Learned(Struct, frozen=True):
-    """What an engine has shown it can carry (exporter.core.saturation learns it). None: not shown yet."""
-
-    knee_running: float | None = None  # requests in flight when a queue forms
-    service_rate: float | None = None  # requests finished per second while a queue stands
-    queued_seconds: float = 0.0  # how long it was watched queueing: the weight of the above
-
-
-class Engine(Struct, frozen=True):
-    """An engine with everything that is known of it now."""
-
-    target: EngineTarget
-    reading: EngineReading
-    kind: str
-    at: float | None  # of the last good reading; None: never read
-    error: str  # of the last attempt; "" if it was good
-    message: str
-    since: float  # first seen
-    gpus: tuple[GpuKey, ...]  # () is unknown
-    health: str  # the worst state of its GPUs, "unknown" if they are not known
-    capacity: float | None  # 0..1: what is left of a whole replica; None is unknown
-    saturation: float | None  # 1 = at the knee; None is unknown
-    cause: str  # one of diagnosis.CAUSES
-    learned: Learned
-    requests_per_second: float | None  # finished, over the last window
-    tokens_per_second: float | None  # generated, over the last window
-
-
-class Collector(Struct, frozen=True):
-    """How a source is doing, whatever it reads."""
-
-    name: str  # "nvml", "nvml-0" (the GPU of that index), "xid", "kmsg", "dcgm", "kubelet", "engines", "demo"
-    success: bool
-    seconds: float  # of the last attempt
-    last_success: float | None  # None: never
-    message: str = ""  # one line: cause, place, fix; "" if it succeeded
-
-
-class Snapshot(Struct, frozen=True):
-    """All that is known of this node at one moment. /metrics and the feed are made of nothing else."""
-
-    node: str
-    at: float
-    sequence: int
-    gpus: tuple[Gpu, ...]
-    engines: tuple[Engine, ...]
-    collectors: tuple[Collector, ...]
-    scrape_errors: Mapping[tuple[str, str], int]  # (endpoint url, reason) -> count
-    scrapes: Mapping[str, EngineScrape]  # endpoint url -> last attempt
-    fresh: Mapping[str, float] = {}  # source -> seconds after which its reading is stale and not published
-    overflow: Mapping[str, int] = {}  # kind of thing -> how many were left out because a limit was reached
-    node_gpus: Mapping[str, int] = {}  # "driver" | "allocatable" | "allocated" -> how many; absent is unknown
-    node_drift: Mapping[str, bool] = {}  # like Gpu.drift, of the node as a whole
+    processes: tuple[GpuProcess, ...] | None = None  # None: nobody tells

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
-from exporter.core.model import Collector
+from exporter.core.snapshot import Collector
 from exporter.doctor import machine
 from exporter.doctor.probe import Probe
 from exporter.settings import Settings

@@ -4,6 +4,7 @@ May not be in here: what is to be thought of it (checks/).
 """
 
 import asyncio
+import os
 import re
 import time
 from collections import Counter, deque
@@ -15,13 +16,15 @@ from msgspec.structs import replace
 from exporter import app, state
 from exporter.core.findings import THRESHOLDS
 from exporter.core.inputs import NodeInputs
-from exporter.core.model import Collector, GpuKey, GpuSample, KubeletReading, Snapshot
+from exporter.core.model import GpuKey, GpuSample, KubeletReading
+from exporter.core.snapshot import Collector, Snapshot
 from exporter.cycle import Cycle, GpuSource
 from exporter.doctor import ports
 from exporter.doctor.ports import Port
 from exporter.kit.fetch import Fetcher
 from exporter.settings import Settings
 from exporter.sources.engines import EngineSource
+from exporter.sources.proc import ProcSource
 
 _BOARD = re.compile(r"nvml-\d+")
 
@@ -36,6 +39,7 @@ class Probe(NamedTuple):
     watching: bool  # the kernel log is being read
     targets: Sequence[str]  # URLs of the engines
     ports: Sequence[Port]
+    discovered: Sequence[str] = ()  # URLs of those that Kubernetes told of
 
     def collector(self, name: str) -> Collector | None:
         return next((each for each in self.snapshot.collectors if each.name == name), None)
@@ -53,7 +57,8 @@ async def run(settings: Settings, timeout: float) -> Probe:  # noqa: ASYNC109 --
     began = time.monotonic()
     fetcher = Fetcher()
     found_ports = await ports.look(settings, fetcher)
-    targets, gpus = app.engine_targets(settings), app.gpu_sources(settings, fetcher)
+    discovery = app.kubernetes(settings, fetcher, os.environ)
+    targets, gpus = app.engine_targets(settings, discovery), app.gpu_sources(settings, fetcher)
     # With its path given a source says why it cannot read; with "auto" it is silent.
     named = replace(
         settings,
@@ -72,7 +77,8 @@ async def run(settings: Settings, timeout: float) -> Probe:  # noqa: ASYNC109 --
         snapshots.append(snapshot)
         news.set()
 
-    cycle = Cycle(about, gpus, publish, kernel_log, kubelet, remembered)
+    container_of = ProcSource().container_of
+    cycle = Cycle(about, gpus, publish, kernel_log, kubelet, remembered, discovery=discovery, container_of=container_of)
     engines = EngineSource(targets, fetcher, settings.engines_interval, settings.engines_timeout, cycle.notify)
     cycle.start(engines, targets)
     polls: Counter[tuple[str, GpuKey]] = Counter()
@@ -86,7 +92,8 @@ async def run(settings: Settings, timeout: float) -> Probe:  # noqa: ASYNC109 --
                     polls[key] += newest.get(key) != sample.at
                     newest[key] = sample.at
                 urls = {target.url for target in targets()}
-                if _settled(snapshots[0], polls, urls):
+                # Until it has answered or failed, nobody knows which engines there are to wait for.
+                if (discovery is None or discovery.collectors()) and _settled(snapshots[0], polls, urls):
                     break
     except TimeoutError:
         cycle.update()
@@ -98,6 +105,7 @@ async def run(settings: Settings, timeout: float) -> Probe:  # noqa: ASYNC109 --
         watching=bool(kernel_log and kernel_log.watching),
         targets=sorted({target.url for target in targets()}),
         ports=found_ports,
+        discovered=sorted({target.url for target in discovery.targets()}) if discovery else (),
     )
     # Nothing is stopped: the process ends with the report, and a driver's call may hang for ever.
     await fetcher.close()

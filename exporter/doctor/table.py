@@ -5,7 +5,7 @@ May not be in here: the checks themselves.
 
 from typing import NamedTuple
 
-from exporter.doctor.checks import dcgm, driver, engines, exporter, gpus, kmsg, kubelet
+from exporter.doctor.checks import dcgm, driver, engines, exporter, gpus, kmsg, kubelet, kubernetes
 from exporter.doctor.look import Check, Look
 from exporter.doctor.report import Result
 
@@ -35,9 +35,11 @@ CHECKS: tuple[Row, ...] = (
     Row("dcgm.page", dcgm.page),
     Row("dcgm.gpus", dcgm.gpus),
     Row("dcgm.counters", dcgm.counters),
+    Row("kubernetes.pods", kubernetes.pods),
     Row("engines.page", engines.page),
     Row("engines.numbers", engines.numbers),
     Row("engines.gpus", engines.gpus),
+    Row("engines.memory", engines.memory),
     Row("exporter.ports", exporter.ports),
     Row("exporter.state", exporter.state),
     Row("exporter.boot", exporter.boot),

@@ -11,7 +11,8 @@ from collections.abc import Callable, Mapping
 
 from exporter.core import dcgm
 from exporter.core.exposition import ExpositionError
-from exporter.core.model import Collector, GpuKey, GpuSample, XidEvent
+from exporter.core.model import GpuKey, GpuSample, XidEvent
+from exporter.core.snapshot import Collector
 from exporter.kit.fetch import Fetcher, FetchError
 from exporter.kit.tasks import crash_message, keep_running
 

@@ -21,7 +21,8 @@ from collections.abc import Callable, Mapping
 
 from exporter.core import kmsg
 from exporter.core.kmsg import DriverLoaded
-from exporter.core.model import Collector, GpuKey, GpuSample, XidEvent
+from exporter.core.model import GpuKey, GpuSample, XidEvent
+from exporter.core.snapshot import Collector
 from exporter.core.xid_flood import SAID_SECONDS, Saying, Waiting
 
 log = logging.getLogger(__name__)

@@ -22,7 +22,8 @@ import grpc
 import grpc.aio
 from google.protobuf.message import DecodeError
 
-from exporter.core.model import Collector, KubeletReading
+from exporter.core.model import KubeletReading
+from exporter.core.snapshot import Collector
 from exporter.kit.tasks import crash_message, keep_running
 from exporter.pb import podresources_pb2 as pb
 from exporter.sources.podresources_answers import MAX_DEVICES, MAX_NAME, TooLarge, allocations, offers

@@ -9,8 +9,9 @@ import pytest
 from msgspec.structs import replace
 
 from exporter import settings
-from exporter.core.model import Collector, GpuKey, GpuSample, KubeletReading
+from exporter.core.model import GpuKey, GpuSample, KubeletReading
 from exporter.core.node import NodeMemory, step
+from exporter.core.snapshot import Collector
 from exporter.doctor.look import Look
 from exporter.doctor.ports import Port
 from exporter.doctor.probe import Probe

@@ -17,6 +17,7 @@ from exporter.doctor.table import CHECKS
 from exporter.kit.version import VERSION
 from tests.doctor.root import lay
 from tests.nvml.fake import FakeNvml
+from tests.support import apiserver
 from tests.support.engines import FakeEngine, fixture
 from tests.support.kubelet import FakeKubelet, gpus, pod
 from tests.support.programs import eventually, exporter, metrics
@@ -345,9 +346,27 @@ def test_engines_are_read_and_what_they_lack_is_named(node: Node) -> None:
     assert run.one("engines.page", bad.url)[0] == "fail"
     assert run.one("engines.numbers", good.url)[:2] == ("ok", "all")
     assert run.one("engines.numbers", poor.url)[1].startswith("kv_usage missing: ")
+    assert "every server of its kind has: vllm:kv_cache_usage_perc" in run.one("engines.numbers", poor.url)[1]
+    assert run.one("engines.memory", poor.url)[0] == "skipped"
+    # The other engine's GPUs are not known: it may be on the same.
+    assert run.one("engines.memory", good.url)[:2] == ("warn", "what its processes hold is not told")
     assert run.one("engines.gpus", good.url)[:2] == ("ok", "1 GPU")
     assert run.one("engines.gpus", poor.url)[0] == "warn"
     assert run.failed() == ["engines.page"]
+
+
+def test_engines_of_pods_are_discovered_and_waited_for(node: Node) -> None:
+    """The kubelet's list of pods, over real HTTP; the pod's own address answers nothing."""
+    listed = json.dumps({"kind": "PodList", "items": [apiserver.pod(node="node-1", ip="192.0.2.1")]})
+    with FakeEngine(listed) as kubelet:
+        url = kubelet.url.replace("/metrics", "/pods")
+        asked = ("--kubernetes.pods", "kubelet", "--engines.timeout", "200ms", "--kubernetes.kubelet-url")
+        run = node.run(*asked, url)
+        lost = node.run(*asked, "http://127.0.0.1:1/pods")
+    assert run.one("kubernetes.pods")[:2] == ("ok", "answers (kubelet); 1 engine discovered on node-1")
+    assert run.one("engines.page", "http://192.0.2.1:8000/metrics")[0] != "ok"
+    assert lost.one("kubernetes.pods")[0] == "fail"
+    assert "none is discovered" in lost.one("engines.page")[1]
 
 
 # The exporter's own needs.

@@ -81,7 +81,9 @@ def test_an_xid_79_takes_its_replica_out_of_the_supply(bench: Bench) -> None:
     assert value(page, "plimsoll_gpu_capacity_ratio", gpu="1") == 0
     assert value(page, "plimsoll_gpu_health_reason", gpu="1", reason="xid_79") == 1
     assert value(page, "plimsoll_engine_capacity_ratio", pod="chat-1") == 0
-    assert value(page, "plimsoll_engine_diagnosis", pod="chat-1", cause="hardware") == 1
+    # Its server still answers 200: it is hardware at once, and wedged once its counters are seen to stand still.
+    causes = [value(page, "plimsoll_engine_diagnosis", pod="chat-1", cause=cause) for cause in ("hardware", "wedged")]
+    assert sum(causes) == 1
     heard = {gpu.index: gpu for gpu in listen(bench.node.addresses["feed"]).gpus}
     assert heard["1"].state == "lost"
     assert dict(heard["1"].xids) == {79: 1}

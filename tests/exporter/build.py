@@ -4,20 +4,11 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from exporter.core.inputs import NodeInputs
-from exporter.core.model import (
-    Collector,
-    EngineReading,
-    EngineScrape,
-    EngineTarget,
-    GpuInfo,
-    GpuKey,
-    GpuSample,
-    PodRef,
-    Snapshot,
-    XidEvent,
-)
+from exporter.core.model import GpuInfo, GpuKey, GpuSample, PodRef, XidEvent
+from exporter.core.model_engines import EngineReading, EngineScrape, EngineTarget
 from exporter.core.node import NodeMemory, step
 from exporter.core.signals import NVLINKS, SIGNALS
+from exporter.core.snapshot import Collector, Snapshot
 
 START = 1000.0
 NODE = "node-1"

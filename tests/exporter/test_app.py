@@ -1,8 +1,10 @@
 """The exporter as a program: real processes, real HTTP and gRPC, a real shared library as the driver."""
 
+import asyncio
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -10,19 +12,27 @@ import time
 import aiohttp
 import grpc
 import pytest
+from aiohttp import web
 from msgspec.structs import replace
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 
 from exporter import app as app_module
 from exporter import page, publish
-from exporter.core.model import Collector, EngineTarget, GpuInfo, GpuKey, GpuSample, PodRef, XidEvent
+from exporter.core.model import GpuInfo, GpuKey, GpuSample, PodRef, XidEvent
+from exporter.core.model_engines import Access, EngineTarget
 from exporter.core.node import NodeMemory, step
+from exporter.core.snapshot import Collector
 from exporter.feed import Feed
+from exporter.kit.config import ConfigError
 from exporter.kit.web import serve
 from exporter.pb import signals_pb2 as pb
 from exporter.pb.signals_pb2_grpc import SignalsStub
+from exporter.settings import read as settings_read
+from exporter.sources.kubernetes_cluster import service_account
+from exporter.sources.target_file import MAX_TARGETS
 from tests.exporter.build import START, failure, full, inputs, reading, scrape
 from tests.nvml.fake import FakeNvml
+from tests.support.apiserver import NODE, FakeApi, pod
 from tests.support.engines import FakeEngine, drip, fixture
 from tests.support.feed import listen
 from tests.support.programs import eventually, exporter, get, value
@@ -298,3 +308,114 @@ def test_the_status_page_says_each_error_once_and_in_the_words_of_the_source():
     for part in ("not read yet", "blind", "never", "fails", "works", "2 scalers listening", "<h2>Errors</h2>"):
         assert part in text
     assert "<h2>GPUs</h2>" not in text
+
+
+# --- which engines there are ----------------------------------------------------------------------------------------
+
+
+class Discovered:
+    def __init__(self, *urls):
+        self.urls = urls
+
+    def targets(self):
+        return [EngineTarget(url, PodRef("found", "pod")) for url in self.urls]
+
+
+def test_the_operators_entry_of_a_url_counts_before_a_discovered_one(tmp_path):
+    file = tmp_path / "engines.yaml"
+    file.write_text("- {url: http://a/m, pod: file}\n")
+    given = settings_read([f"--engines.file={file}", "--engines=http://a/m,http://b/m"], {})
+    targets = app_module.engine_targets(given, Discovered("http://b/m", "http://c/m"))()
+    assert [(target.url, target.pod.pod) for target in targets] == [
+        ("http://a/m", "file"),
+        ("http://b/m", ""),
+        ("http://c/m", "pod"),
+    ]
+
+
+def test_discovered_servers_above_the_limit_are_counted_and_said_once(caplog):
+    found = Discovered(*(f"http://a{number}/m" for number in range(MAX_TARGETS + 4)))
+    targets = app_module.engine_targets(settings_read(["--engines=http://own/m"], {}), found)
+    for _ in range(3):
+        assert len(targets()) == MAX_TARGETS
+    assert targets()[0].url == "http://own/m"
+    assert [record.getMessage() for record in caplog.records] == [
+        "engines: 5 discovered servers are left out; at most 256 are watched"
+    ]
+
+
+def test_where_the_kubelet_is_asked():
+    account = service_account("/sa")
+    for host, shown in (("10.0.0.1", "10.0.0.1"), ("fd00::1", "[fd00::1]")):
+        url, access = app_module._kubelet_pods(settings_read([], {}), {"HOST_IP": host}, account)
+        assert (url, access) == (f"https://{shown}:10250/pods", account)
+    given = [
+        "--kubernetes.kubelet-url=http://h:10255/pods",
+        "--kubernetes.kubelet-ca-file=/k",
+        "--kubernetes.kubelet-insecure=on",
+    ]
+    assert app_module._kubelet_pods(settings_read(given, {}), {}, account) == (
+        "http://h:10255/pods",
+        Access("/k", insecure_skip_verify=True),
+    )
+    with pytest.raises(ConfigError, match="the node's address is not known; set HOST_IP"):
+        app_module.kubernetes(settings_read(["--kubernetes.pods=kubelet", "--node=a"], {}), None, {})
+
+
+async def test_an_exporter_finds_its_engines_by_the_api_server(tmp_path):
+    """A real program, from the pod in the API server to the engine's numbers: the pod's address is this machine's."""
+    address = _own_address()
+    asked = []
+
+    async def metrics(request):
+        asked.append(request.path)
+        return web.Response(text=fixture("vllm-0.32.0-busy-queue.txt"))
+
+    site = web.Application()
+    site.router.add_get("/{path:.*}", metrics)
+    runner, port = await serve(site, (address, 0), "test")
+    async with FakeApi() as api:
+        await api.put(
+            pod("llama-0", ip=address, ports=(), annotations={"plimsoll.dev/metrics": f"{port}/m"}, gpu=0),
+            pod("web-0", ip=address, gpu=0, ports=(port,)),
+        )
+        config = tmp_path / "kubeconfig"
+        config.write_text(
+            "current-context: c\ncontexts: [{name: c, context: {cluster: c}}]\n"
+            f"clusters: [{{name: c, cluster: {{server: '{api.url}'}}}}]\n"
+        )
+        flags = ("--kubernetes.pods=api", f"--kubernetes.config={config}", f"--node={NODE}")
+        await asyncio.to_thread(_finds, flags, f"http://{address}:{port}/m")
+    await runner.cleanup()
+    assert set(asked) == {"/m"}
+
+
+def _finds(flags, url):
+    with exporter(*flags) as program:
+
+        def read():
+            text = get(f"{program.web}/metrics")[1]
+            assert value(text, "plimsoll_collector_success", collector="kubernetes") == 1
+            (engine,) = listen(program.addresses["feed"]).engines
+            assert (engine.endpoint, engine.namespace, engine.pod, engine.container) == (
+                url,
+                "inference",
+                "llama-0",
+                "vllm",
+            )
+            assert (engine.waiting, dict(engine.labels)) == (28, {"app": "llama"})
+
+        eventually(read)
+
+
+def _own_address():
+    """An address of this machine that a pod may have: loopback none may."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))  # for documentation; nothing is sent
+        except OSError:
+            pytest.skip("this machine has no network")
+        address = probe.getsockname()[0]
+    if address.startswith(("127.", "169.254.")):
+        pytest.skip("this machine has no address beside its own")
+    return address

@@ -14,7 +14,8 @@ from msgspec.structs import replace
 from exporter.core import boards, drift, join
 from exporter.core.boards import Boards, BoardsMemory
 from exporter.core.inputs import FRESH_SECONDS, LIMITS, NodeInputs
-from exporter.core.model import Allocation, EngineTarget, GpuInfo, GpuKey, GpuSample, KubeletReading, PodRef, XidEvent
+from exporter.core.model import Allocation, GpuInfo, GpuKey, GpuSample, KubeletReading, PodRef, XidEvent
+from exporter.core.model_engines import EngineTarget
 from tests.exporter.build import sample
 
 START = 10_000.0

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from exporter.core import dcgm, engines
-from exporter.core.model import EngineTarget
+from exporter.core.model_engines import EngineTarget
 from exporter.kit import tasks
 from exporter.kit.fetch import Fetcher
 from exporter.sources import demo

@@ -9,7 +9,9 @@ from msgspec.structs import replace
 
 from exporter import cycle as cycle_module
 from exporter.core.inputs import NodeInputs
-from exporter.core.model import Collector
+from exporter.core.model import GpuProcess
+from exporter.core.model_engines import PodFacts
+from exporter.core.snapshot import Collector
 from exporter.cycle import Cycle
 from exporter.kit import tasks
 from tests.exporter.build import NODE, sample, scrape, target
@@ -115,8 +117,14 @@ async def running(reader, gpus):
     """start() -> a running cycle of one GPU source and one target; stopped after the test."""
     cycles = []
 
-    def start(engines=None, **more):
-        cycle = Cycle(NodeInputs(NODE), {"nvml": gpus, **more}, reader)
+    def start(engines=None, discovery=None, **more):
+        cycle = Cycle(
+            NodeInputs(NODE),
+            {"nvml": gpus, **more},
+            reader,
+            discovery=discovery,
+            container_of=lambda pids: dict.fromkeys(pids, "4f"),
+        )
         cycles.append(cycle)
         cycle.start(engines or Engines(), lambda: (target(),))
         return cycle
@@ -124,6 +132,30 @@ async def running(reader, gpus):
     yield start
     for cycle in cycles:
         await cycle.stop()
+
+
+class Discovery:
+    """A source of one pod."""
+
+    def __init__(self):
+        self.fails, self.stopped = None, False
+
+    def start(self, notify):
+        self.notify = notify
+
+    def targets(self):
+        return (target(),)
+
+    def facts(self):
+        if self.fails:
+            raise self.fails
+        return {("inference", "llama-0"): PodFacts("inference", "llama-0", created=5.0)}
+
+    def collectors(self):
+        return [Collector("kubernetes", True, 0.0, time.monotonic())]
+
+    async def stop(self):
+        self.stopped = True
 
 
 def collector(snapshot, name):
@@ -187,6 +219,33 @@ async def test_engines_come_with_their_scrapes_and_collectors(running, reader):
     assert snapshot.engines[0].reading.waiting == 3
     assert snapshot.scrape_errors == engines.errors
     assert [each.name for each in snapshot.collectors] == ["nvml", "engines"]
+
+
+async def test_pods_come_with_the_wall_clock_and_with_the_containers_of_processes(running, reader, gpus, monkeypatch):
+    asked = []
+    step = cycle_module.step
+    monkeypatch.setattr(cycle_module, "step", lambda *args: asked.append(args[1]) or step(*args))
+    process = replace(sample(at=time.monotonic()), processes=(GpuProcess(7, 1.0),))
+    gpus.now = {process.info.key: process}
+    discovery = Discovery()
+    cycle = running(discovery=discovery)
+    snapshot = await reader.until(lambda snapshot: snapshot.gpus)
+    assert collector(snapshot, "kubernetes").success
+    assert asked[-1].pods == discovery.facts()
+    assert asked[-1].containers == {7: "4f"}
+    assert abs(asked[-1].wall - time.time()) < 60
+    await cycle.stop()
+    assert discovery.stopped
+
+
+async def test_a_source_of_pods_that_crashes_fails_alone(running, reader, gpus):
+    gpus.now = {sample().info.key: sample(at=time.monotonic())}
+    discovery = Discovery()
+    discovery.fails = ValueError("odd")
+    discovery.collectors = list
+    running(discovery=discovery)
+    snapshot = await reader.until(lambda snapshot: snapshot.gpus)
+    assert collector(snapshot, "kubernetes").message.startswith("kubernetes: crashed (ValueError: odd); ")
 
 
 @pytest.mark.parametrize("where", ["start", "samples"])

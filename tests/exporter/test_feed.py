@@ -9,13 +9,14 @@ import pytest
 from msgspec.structs import replace
 
 from exporter import feed as feed_module
-from exporter.core.model import EngineTarget, Learned, PodRef, Verdict, XidSeen
+from exporter.core.model import PodRef, Verdict, XidSeen
+from exporter.core.model_engines import Diagnosis, EngineTarget, Learned
 from exporter.core.node import NodeMemory, step
 from exporter.feed import MAX_STREAMS, Feed
 from exporter.kit.config import ConfigError
 from exporter.pb import signals_pb2 as pb
 from exporter.pb.signals_pb2_grpc import SignalsStub
-from tests.exporter.build import NODE, START, failure, full, inputs, reading, scrape, target
+from tests.exporter.build import NODE, START, failure, full, inputs, reading, sample, scrape, target
 
 PATIENCE = 5.0  # seconds: only a hang reaches it
 
@@ -119,11 +120,11 @@ async def test_what_is_not_finite_is_absent(feed, watch):
         snapshot.engines[0],
         reading=reading(waiting=math.nan, running=math.inf, finished={"stop": math.inf}),
         saturation=-math.inf,
-        learned=Learned(math.nan, math.inf, 3.0),
+        learned=Learned(math.nan, math.inf, math.nan, math.inf, 3.0),
     )
     feed.publish(replace(snapshot, engines=(engine,)))
     shown = (await read(watch())).engines[0]
-    for field in ("waiting", "running", "requests_finished_total", "saturation", "knee_running", "service_rate"):
+    for field in ("waiting", "running", "requests_finished_total", "saturation", *Learned.__struct_fields__[:4]):
         assert not shown.HasField(field), field
     assert shown.queued_seconds == 3.0
 
@@ -156,8 +157,8 @@ CHANGES = [
     ("a verdict", lambda s: _gpu(s, verdict=Verdict("degraded", (("x", "y"),), START, 1, 0.5))),
     ("an Xid", lambda s: _gpu(s, xids={13: XidSeen(2, START)})),
     ("an engine's error", lambda s: _engine(s, error="timeout")),
-    ("a cause", lambda s: _engine(s, cause="wedged")),
-    ("what was learned", lambda s: _engine(s, learned=Learned(9.0, 2.0, 30.0))),
+    ("a cause", lambda s: _engine(s, diagnosis=Diagnosis("wedged"))),
+    ("what was learned", lambda s: _engine(s, learned=Learned(9.0, queued_seconds=30.0))),
     ("an engine less", lambda s: replace(later(s), engines=s.engines[1:])),
     ("a GPU less", lambda s: replace(later(s), gpus=s.gpus[1:])),
     ("a label", lambda s: _engine(s, target=replace(s.engines[0].target, labels={"app": "x"}))),
@@ -195,6 +196,30 @@ async def test_a_heartbeat_is_not_sent_more_often_than_about_once_a_second(feed,
         feed.publish(snapshot)
         await asyncio.sleep(0)
     assert feed.messages == 1
+
+
+async def test_a_node_that_idles_sends_nothing_but_heartbeats(feed, watch, no_wait):
+    """Read every second for two minutes: no rate, quantile or learned number moves where nothing happens."""
+    at, memory = START, NodeMemory()
+    for _ in range(40):  # until what was there before the first look has left the window
+        _, memory = step(memory, idle(at), at)
+        at += 1.0
+    snapshot, memory = step(memory, idle(at), at)
+    feed.publish(snapshot)
+    stream = watch()
+    assert not (await read(stream)).unchanged
+    for _ in range(120):
+        at += 1.0
+        snapshot, memory = step(memory, idle(at), at)
+        feed.publish(snapshot)
+        assert (await read(stream)).unchanged
+
+
+def idle(at):
+    quiet = reading(waiting=0.0, running=0.0, kv_usage=0.0)
+    return inputs(
+        [scrape(target(index), quiet, at=at) for index in range(8)], [sample(index, at) for index in range(8)]
+    )
 
 
 async def test_who_reads_slowly_gets_the_newest_and_nothing_piles_up(feed, watch):

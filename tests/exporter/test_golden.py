@@ -13,8 +13,10 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from exporter import publish
 from exporter.core import dcgm, engines
 from exporter.core.exposition import ExpositionError
-from exporter.core.model import Collector, EngineScrape, EngineTarget, PodRef
+from exporter.core.model import PodRef
+from exporter.core.model_engines import EngineScrape, EngineTarget
 from exporter.core.node import NodeMemory, step
+from exporter.core.snapshot import Collector
 from tests.exporter.build import START, inputs, sample
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
@@ -29,10 +31,10 @@ FORMATS = pytest.mark.parametrize("openmetrics", [False, True], ids=["text", "op
 def read(path, target):
     """What sources/engines.py makes of the page."""
     try:
-        kind, readings = engines.read(path.read_bytes())
+        answer = engines.read(path.read_bytes())
     except ExpositionError as error:
         return EngineScrape(target, START, 0.01, error=error.reason, message=f"{target.url}: {error}")
-    return EngineScrape(target, START, 0.01, kind, readings)
+    return EngineScrape(target, START, 0.01, *answer)
 
 
 def whole(openmetrics, scrape, gpus):

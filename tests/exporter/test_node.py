@@ -10,7 +10,8 @@ from msgspec.structs import replace
 from exporter.core.boards import FORGET_SECONDS, MAX_KNOWN
 from exporter.core.diagnosis import CAUSES
 from exporter.core.health import STATES
-from exporter.core.model import EngineTarget, GpuInfo, GpuKey, GpuSample, Learned, XidEvent, XidSeen
+from exporter.core.model import GpuInfo, GpuKey, GpuSample, XidEvent, XidSeen
+from exporter.core.model_engines import EngineTarget, Learned
 from exporter.core.node import NodeMemory, step
 from exporter.core.saturation import STALL
 from exporter.core.xid_places import MAX_UNPLACED_XIDS
@@ -46,7 +47,7 @@ def test_an_engine_carries_what_was_read_of_it():
     engine = one(snapshot)
     assert (engine.target, engine.reading, engine.kind, engine.at) == (A, reading(), "vllm", START)
     assert (engine.error, engine.message, engine.since) == ("", "", START)
-    assert (engine.gpus, engine.health, engine.capacity) == ((gpu_key(0),), "healthy", 1.0)
+    assert (engine.hardware.gpus, engine.hardware.state, engine.capacity) == ((gpu_key(0),), "healthy", 1.0)
     assert engine.cause == "saturated"
 
 
@@ -66,7 +67,7 @@ def test_a_target_that_never_answered_is_there_with_its_error_until_it_does():
     assert engine.cause == "cold_start"
     snapshot, memory = step(memory, inputs([scrape(A, at=START + 1)], [GPU]), START + 1)
     assert [(e.reading.model, e.error) for e in snapshot.engines] == [(reading().model, "")]
-    assert len(memory.engines) == 1
+    assert len(memory.serving.engines) == 1
 
 
 def test_a_target_that_fails_keeps_its_last_reading_which_grows_old():
@@ -86,7 +87,7 @@ def test_a_target_that_left_the_list_is_forgotten():
     snapshot, memory = step(memory, said, START + 1)
     assert [engine.target for engine in snapshot.engines] == [stays]
     assert (set(snapshot.scrapes), snapshot.scrape_errors) == ({stays.url}, {})
-    assert {key.url for key in memory.engines} == {stays.url}
+    assert {key.url for key in memory.serving.engines} == {stays.url}
     back, _ = step(memory, inputs([scrape(gone, at=START + 2)]), START + 2)
     assert one(back).since == START + 2
 
@@ -96,11 +97,11 @@ def test_engines_and_models_behind_one_url_stay_apart():
     said = scrape(A, *(reading(model=m, engine=e, waiting=w) for m, e, w in rows))
     snapshot, memory = first(said)
     assert [(e.reading.model, e.reading.engine, e.reading.waiting) for e in snapshot.engines] == rows
-    assert len(memory.engines) == 3
+    assert len(memory.serving.engines) == 3
     shrunk = replace(said, at=START + 1, readings=said.readings[:1])
     snapshot, memory = step(memory, inputs([shrunk], [GPU]), START + 1)
     assert [(e.reading.model, e.reading.engine) for e in snapshot.engines] == [("a", "0")]
-    assert len(memory.engines) == 1
+    assert len(memory.serving.engines) == 1
 
 
 def test_a_target_that_is_listed_twice_is_one():
@@ -119,7 +120,7 @@ def test_a_reading_is_learned_from_once_however_often_it_is_seen():
     often = once
     for tenth in range(1, 10):
         _, often = step(often, inputs([scrape(A)], [GPU]), START + tenth / 10)
-    assert often.engines == once.engines
+    assert often.serving.engines == once.serving.engines
 
 
 def test_what_an_engine_shows_over_time_is_learned_and_told():
@@ -130,8 +131,8 @@ def test_what_an_engine_shows_over_time_is_learned_and_told():
         said = scrape(A, reading(finished=finished, generation_tokens_total=tokens, running=8.0), at=now)
         snapshot, memory = step(memory, inputs([said], [sample(0, now)]), now)
     engine = one(snapshot)
-    assert engine.requests_per_second == pytest.approx(2.0)
-    assert engine.tokens_per_second == pytest.approx(100.0)
+    assert engine.rates.requests_per_second == pytest.approx(2.0)
+    assert engine.rates.tokens_per_second == pytest.approx(100.0)
     assert engine.learned.knee_running == pytest.approx(8.0)
     assert engine.saturation is not None
     assert engine.saturation > 1, "a queue stands"
@@ -144,7 +145,7 @@ def test_a_wedged_engine_counts_for_nothing_though_its_gpu_is_well():
         snapshot, memory = step(memory, inputs([scrape(A, moved, at=now)], [sample(0, now)]), now)
         now += 1
     engine = one(snapshot)
-    assert (engine.cause, engine.health, engine.capacity) == ("wedged", "healthy", 0.0)
+    assert (engine.cause, engine.hardware.state, engine.capacity) == ("wedged", "healthy", 0.0)
 
 
 SICK = {"recovery_action": 1.0}
@@ -177,18 +178,18 @@ def test_an_engine_is_what_its_worst_gpu_is(gpus, state, capacity):
         samples.append(replace(plain, **changes))
     everywhere = EngineTarget(A.url, A.pod, gpus=tuple(str(index) for index in range(len(gpus))))
     engine = one(first(scrape(everywhere), gpus=samples)[0])
-    assert (engine.health, engine.capacity) == (state, capacity)
+    assert (engine.hardware.state, engine.capacity) == (state, capacity)
 
 
 def test_an_engine_on_a_gpu_that_nobody_has_seen_is_unknown():
     engine = one(first(scrape(replace(A, gpus=("0", "GPU-never"))))[0])
-    assert (engine.health, engine.capacity) == ("unknown", None)
-    assert GpuKey("GPU-never") in engine.gpus
+    assert (engine.hardware.state, engine.capacity) == ("unknown", None)
+    assert GpuKey("GPU-never") in engine.hardware.gpus
 
 
 def test_an_engine_whose_gpus_are_not_known_is_unknown_not_healthy():
     engine = one(first(scrape(replace(A, gpus=())))[0])
-    assert (engine.gpus, engine.health, engine.capacity) == ((), "unknown", None)
+    assert (engine.hardware.gpus, engine.hardware.state, engine.capacity) == ((), "unknown", None)
 
 
 def test_a_throttled_board_throttles_the_engine_on_its_instance():
@@ -197,7 +198,7 @@ def test_a_throttled_board_throttles_the_engine_on_its_instance():
     on_mig = replace(A, gpus=(f"{gpu_key(0).uuid}/2",))
     snapshot, _ = first(scrape(on_mig), gpus=[mig, board])
     assert [gpu.info.key.instance for gpu in snapshot.gpus] == ["", "2"]
-    assert (one(snapshot).gpus, one(snapshot).cause) == ((mig.info.key,), "throttled")
+    assert (one(snapshot).hardware.gpus, one(snapshot).cause) == ((mig.info.key,), "throttled")
 
 
 def test_a_sick_board_makes_its_instances_sick():
@@ -325,10 +326,10 @@ def test_whatever_the_sources_say_the_step_is_made_and_nothing_unknown_is_called
         for engine in snapshot.engines:
             assert engine.cause in CAUSES
             assert engine.capacity is None or 0 <= engine.capacity <= 1
-            for value in (engine.saturation, engine.requests_per_second, engine.tokens_per_second):
+            for value in (engine.saturation, engine.rates.requests_per_second, engine.rates.tokens_per_second):
                 assert value is None or (math.isfinite(value) and value >= 0)
-            if engine.health == "healthy":
-                assert engine.gpus
-                assert all(states[key].state == "healthy" for key in engine.gpus)
+            if engine.hardware.state == "healthy":
+                assert engine.hardware.gpus
+                assert all(states[key].state == "healthy" for key in engine.hardware.gpus)
         for gpu in snapshot.gpus:
             assert all(math.isfinite(reading.value) for reading in gpu.readings.values())

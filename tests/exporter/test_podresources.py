@@ -18,7 +18,8 @@ from google.protobuf.message import DecodeError
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exporter.core.model import Allocation, Collector, KubeletReading, PodRef
+from exporter.core.model import Allocation, KubeletReading, PodRef
+from exporter.core.snapshot import Collector
 from exporter.pb import podresources_pb2 as pb
 from exporter.sources import podresources, podresources_answers
 from exporter.sources.podresources import KubeletSource

@@ -18,7 +18,8 @@ from exporter.core.catalog import EXPORTER
 from exporter.core.diagnosis import CAUSES
 from exporter.core.health import STATES
 from exporter.core.inputs import LIMITS
-from exporter.core.model import EngineTarget, GpuInfo, GpuKey, GpuSample, PodRef, XidEvent
+from exporter.core.model import GpuInfo, GpuKey, GpuSample, PodRef, XidEvent
+from exporter.core.model_engines import ColdStart, EngineTarget, Learned, Rates
 from exporter.core.node import NodeMemory, step
 from exporter.core.signals import SIGNALS, THROTTLE_REASONS
 from exporter.lines import MAX_LABEL
@@ -59,10 +60,20 @@ def test_every_family_of_the_catalogue_can_be_seen():
     snapshot = replace(full(), overflow={"engine": 1}, node_gpus={"driver": 8})
     engine = replace(
         snapshot.engines[0],
-        requests_per_second=1.0,
-        tokens_per_second=2.0,
+        reading=reading(
+            max_running=256.0,
+            lora_waiting=1.0,
+            prefix_queries_total=9.0,
+            prefix_hits_total=3.0,
+            waiting_by_reason={"capacity": 3.0},
+            config={"block_tokens": "16"},
+        ),
         saturation=0.5,
-        learned=replace(snapshot.engines[0].learned, knee_running=8.0, service_rate=2.0),
+        rates=Rates(*[1.0] * len(Rates.__struct_fields__)),
+        learned=Learned(*[8.0] * len(Learned.__struct_fields__)),
+        kv_peak=0.9,
+        memory_bytes={"kv_used": 1.0},
+        cold_start={"model_load": 60.0},
     )
     first = snapshot.gpus[0]
     pods = replace(
@@ -72,7 +83,8 @@ def test_every_family_of_the_catalogue_can_be_seen():
         unowned_memory=0.0,
         verdict=replace(first.verdict, unknown=("nvlink",)),
     )
-    snapshot = replace(snapshot, engines=(engine,), gpus=(pods,))
+    starts = (ColdStart("inference", "llama", "model_load", 3, 60.0, 90.0),)
+    snapshot = replace(snapshot, engines=(engine,), gpus=(pods,), cold_starts=starts)
     shown = {name for name, _ in samples(page(snapshot, own=OWN))}
     assert shown == set(FAMILIES)
 
@@ -298,7 +310,7 @@ def test_the_page_has_an_upper_bound():
     assert max(sizes) - min(sizes) < 100, "from the first page on it is as large as it gets"
     assert f'plimsoll_overflow_total{{kind="engine"}} {4 * (600 - LIMITS["engine"])}\n' in text
     assert set(snapshot.overflow) == {"engine", "gpu", "xid", "finished_reason"}
-    assert len(memory.engines) == LIMITS["engine"]
+    assert len(memory.serving.engines) == LIMITS["engine"]
 
 
 @given(st.floats(), st.booleans())

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from exporter import __main__ as program
 from exporter.core.drift import Standard
-from exporter.core.model import EngineTarget, PodRef
+from exporter.core.model import PodRef
+from exporter.core.model_engines import EngineTarget
 from exporter.kit.config import ConfigError
 from exporter.settings import OPTIONS, Settings, read, telemetry_path, url
 
@@ -40,6 +41,16 @@ def test_defaults():
         kubelet_socket="auto",
         kubelet_interval=5.0,
         kubelet_resources=(),
+        kubernetes_pods="off",
+        kubernetes_namespaces=(),
+        kubernetes_selector="",
+        kubernetes_port=8000,
+        kubernetes_port_names=(),
+        kubernetes_access_file="",
+        kubernetes_config="",
+        kubernetes_kubelet_url="",
+        kubernetes_kubelet_ca_file="",
+        kubernetes_kubelet_insecure=False,
         standard=Standard(),
         state_file="",
         node="node-7",
@@ -65,6 +76,19 @@ def test_the_standard_and_the_places(tmp_path):
     assert read(["--standard.power-limit=default"], {}).standard == Standard(power_limit="default")
     with pytest.raises(ConfigError, match=r"flag --kmsg\.file: 'dev/kmsg' is no place; write auto, off or an absolute"):
         read(["--kmsg.file=dev/kmsg"], {})
+
+
+def test_kubernetes_by_flag_environment_and_file(tmp_path):
+    file = tmp_path / "plimsoll.yaml"
+    file.write_text(
+        "kubernetes.pods: kubelet\nkubernetes.namespaces: [a, b, a]\nkubernetes.port-names: [metrics]\n"
+        "kubernetes.kubelet-insecure: true\nkubernetes.selector: 'app in (llama, qwen)'\n"
+    )
+    settings = read([f"--config.file={file}", "--kubernetes.port=9000"], {"PLIMSOLL_KUBERNETES_PODS": "api"})
+    assert (settings.kubernetes_pods, settings.kubernetes_port) == ("api", 9000)
+    assert (settings.kubernetes_namespaces, settings.kubernetes_port_names) == (("a", "b"), ("metrics",))
+    assert (settings.kubernetes_kubelet_insecure, settings.kubernetes_selector) == (True, "app in (llama, qwen)")
+    assert read(["--kubernetes.pods=off"], {"NODE_NAME": "Any_Name"}).node == "Any_Name"
 
 
 @pytest.mark.parametrize(
@@ -163,13 +187,44 @@ BAD = [
         "metrics path",
         ["--web.telemetry-path=metrics"],
         "flag --web.telemetry-path: 'metrics' cannot be the metrics path",
-        "write for example /metrics (not /, /healthz, /readyz)",
+        "write for example /metrics (not /, /healthz, /readyz, /debug/engine)",
     ),
     (
         "metrics path that is taken",
         ["--web.telemetry-path=/readyz"],
         "flag --web.telemetry-path: '/readyz' cannot be the metrics path",
-        "write for example /metrics (not /, /healthz, /readyz)",
+        "write for example /metrics (not /, /healthz, /readyz, /debug/engine)",
+    ),
+    (
+        "namespace",
+        ["--kubernetes.namespaces=a,../nodes"],
+        "flag --kubernetes.namespaces: '../nodes' is no namespace",
+        "write its name, as in inference",
+    ),
+    (
+        "many namespaces",
+        ["--kubernetes.namespaces=" + ",".join(f"n{number}" for number in range(17))],
+        "flag --kubernetes.namespaces: 17 namespaces",
+        "name at most 16, or none for all",
+    ),
+    (
+        "selector",
+        ["--kubernetes.selector=app in llama"],
+        "flag --kubernetes.selector: 'app in llama' is not a label selector",
+        "write for example app=llama, or: tier in (a,b), !canary",
+    ),
+    ("pods", ["--kubernetes.pods=yes"], "flag --kubernetes.pods: 'yes' is not one of off, api, kubelet", ""),
+    (
+        "kubernetes port",
+        ["--kubernetes.port=0"],
+        "flag --kubernetes.port: '0' is not a whole number from 1 to 65535",
+        "",
+    ),
+    (
+        "a node that Kubernetes cannot have",
+        ["--kubernetes.pods=api", "--node=a,b"],
+        "option node: 'a,b' is no node of Kubernetes",
+        "set NODE_NAME or --node",
     ),
     ("log level", ["--log.level=trace"], "flag --log.level: 'trace' is not one of debug, info, warning, error", ""),
     ("log format", ["--log.format=xml"], "flag --log.format: 'xml' is not one of logfmt, json", ""),
@@ -201,7 +256,8 @@ BAD = [
         "file: engine's key",
         "engines: [{url: 'http://a', port: 1}]",
         "file FILE: key engines: entry 1: key 'port' is unknown",
-        "known keys: url, namespace, pod, container, labels, gpus",
+        "known keys: url, namespace, pod, container, labels, gpus, ca_file, cert_file, key_file, server_name, "
+        "token_file, insecure_skip_verify, weights_bytes, kv_bytes_per_token",
     ),
     (
         "file: engine without URL",

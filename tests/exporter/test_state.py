@@ -22,22 +22,32 @@ from msgspec.structs import replace
 from exporter import state
 from exporter.core import boards
 from exporter.core.boards import BoardsMemory
+from exporter.core.cold_history import Begun, ModelStarts
 from exporter.core.inventory import Inventory
+from exporter.core.lessons import Lessons, Taught
 from exporter.core.model import GpuKey, XidEvent
+from exporter.core.model_engines import Learned
+from exporter.core.node import Remembered
 from exporter.state import Keeper, State, load, save, worth_saving
 from tests.exporter.build import START, gpu_key, inputs, sample
 
 BOOT = "c64439d1-f99b-444d-94f4-ed335201ca91"
 
 
-def lived(count: int = 2, seconds: int = 40, *xids: XidEvent) -> BoardsMemory:
+LESSONS = Lessons(
+    (Taught("inference", "llama", Learned(8.0, 4000.0, 2.0, 400.0)),),
+    (ModelStarts("inference", "llama", (Begun("uid/vllm/0", {"model_load": 60.0}),)),),
+)
+
+
+def lived(count: int = 2, seconds: int = 40, *xids: XidEvent) -> Remembered:
     """What is remembered of a node that ran for a while and then had these Xids."""
     memory = BoardsMemory()
     for second in range(seconds + 1):
         at = START + second
         said = inputs(samples=[sample(i, at) for i in range(count)], xids=xids if second == seconds else (), boot=BOOT)
         _, memory = boards.step(memory, said, {}, at)
-    return memory
+    return Remembered(memory, LESSONS)
 
 
 MEMORY = lived(2, 40, XidEvent(gpu_key(0), 79, START + 40, "nvml"), XidEvent(gpu_key(1), 63, START + 40, "kmsg"))
@@ -47,7 +57,7 @@ TOLD = lived(2, 40, XidEvent(gpu_key(0), 79, START + 40, "nvml"))
 WRITERS_SECONDS = 1.0
 
 
-def written(path: Path, memory: BoardsMemory = MEMORY, boot: str = BOOT, at: float = START + 40) -> None:
+def written(path: Path, memory: Remembered = MEMORY, boot: str = BOOT, at: float = START + 40) -> None:
     save(str(path), State(state.VERSION, boot, at, memory))
 
 
@@ -98,7 +108,7 @@ def test_a_latch_survives_a_restart_and_the_same_xid_is_not_counted_again(path: 
     memory = load(str(path), BOOT, START + 30)
     assert memory is not None
     said = inputs(samples=[sample(0, START + 30)], xids=[replace(line, replayed=True, at=START + 4.8)], boot=BOOT)
-    seen, _ = boards.step(memory, said, {}, START + 30)
+    seen, _ = boards.step(memory.boards, said, {}, START + 30)
     gpu = seen.gpus[gpu_key(0)]
     assert gpu.verdict.state == "lost"
     assert gpu.xids[79].count == 1
@@ -118,9 +128,11 @@ def test_of_another_boot_the_inventory_alone_counts(
 ) -> None:
     written(path)
     memory = load(str(path), boot, now)
-    assert memory == BoardsMemory(inventory=Inventory(boards=MEMORY.inventory.boards))
-    assert len(memory.inventory.boards) == 2
-    assert lines(caplog) == [f"{path}: written before {says}; of it the inventory of GPUs is remembered"]
+    assert memory == Remembered(BoardsMemory(inventory=Inventory(boards=MEMORY.boards.inventory.boards)), LESSONS)
+    assert len(memory.boards.inventory.boards) == 2
+    assert lines(caplog) == [
+        f"{path}: written before {says}; of it the inventory of GPUs and what engines taught are remembered"
+    ]
 
 
 def _raw(path: Path, payload: bytes) -> None:
@@ -128,11 +140,11 @@ def _raw(path: Path, payload: bytes) -> None:
 
 
 def _other_version(path: Path) -> None:
-    _raw(path, msgspec.msgpack.encode({"version": "0-00000000", "boot_id": BOOT, "at": 1.0, "boards": ["what", "?"]}))
+    _raw(path, msgspec.msgpack.encode({"version": "0-00000000", "boot_id": BOOT, "at": 1.0, "remembered": ["?"]}))
 
 
 def _other_type(path: Path) -> None:
-    _raw(path, msgspec.msgpack.encode({"version": state.VERSION, "boot_id": BOOT, "at": 1.0, "boards": "none"}))
+    _raw(path, msgspec.msgpack.encode({"version": state.VERSION, "boot_id": BOOT, "at": 1.0, "remembered": "none"}))
 
 
 def _cut(path: Path) -> None:
@@ -148,7 +160,7 @@ def _large(path: Path) -> None:
 
 OURS = [
     (_other_version, "written by another version"),
-    (_other_type, "damaged (Expected `object`, got `str` - at `$.boards`)"),
+    (_other_type, "damaged (Expected `object`, got `str` - at `$.remembered`)"),
     (_cut, "damaged"),
     (_large, "more than 4194304 bytes"),
     (lambda path: path.write_bytes(b""), "damaged"),
@@ -323,7 +335,7 @@ def test_no_content_does_harm_even_with_a_good_checksum(
     place = data.draw(st.integers(0, len(SOUND)))
     payload = SOUND[:place] + data.draw(st.binary(max_size=40)) + SOUND[place + data.draw(st.integers(0, 40)) :]
     _raw(path, payload)
-    assert isinstance(load(str(path), BOOT, AFTER), BoardsMemory | None)
+    assert isinstance(load(str(path), BOOT, AFTER), Remembered | None)
 
 
 def test_the_version_is_the_shape_of_what_is_kept() -> None:
@@ -335,7 +347,7 @@ def test_the_version_is_the_shape_of_what_is_kept() -> None:
 
     shapes = {state._shape(msgspec.inspect.type_info(kind)) for kind in (Small, Other, list[Small], dict[str, Other])}
     assert len(shapes) == 4
-    assert "Finding(" in state._shape(msgspec.inspect.type_info(BoardsMemory))
+    assert "Finding(" in state._shape(msgspec.inspect.type_info(Remembered))
 
 
 def test_the_boot_id_is_the_kernel_s(tmp_path: Path) -> None:
@@ -358,7 +370,7 @@ def test_a_write_that_fails_leaves_what_was_there(path: Path, monkeypatch: pytes
 
     monkeypatch.setattr(state.os, "fsync", fails)
     with pytest.raises(OSError, match="Input/output error"):
-        written(path, BoardsMemory())
+        written(path, Remembered())
     assert path.read_bytes() == before
     assert [one.name for one in path.parent.iterdir()] == ["state"]
 
@@ -378,10 +390,10 @@ def test_what_a_killed_program_left_is_removed_and_nothing_else(path: Path, cloc
 WRITER = """
 import sys, time
 from exporter import state
-from exporter.core.boards import BoardsMemory
+from exporter.core.node import Remembered
 end = time.monotonic() + float(sys.argv[3])
 while time.monotonic() < end:
-    state.save(sys.argv[1], state.State(state.VERSION, sys.argv[2] * 300_000, 1.0, BoardsMemory()))
+    state.save(sys.argv[1], state.State(state.VERSION, sys.argv[2] * 300_000, 1.0, Remembered()))
 """
 
 
@@ -400,7 +412,7 @@ def test_two_programs_with_one_file_never_leave_it_damaged(path: Path) -> None:
 def test_a_state_that_is_too_large_is_not_written(path: Path) -> None:
     waiting = tuple(XidEvent(GpuKey(f"GPU-{i:0>2000}"), 79, 1.0, "nvml") for i in range(2200))
     with pytest.raises(OSError, match="not kept"):
-        written(path, BoardsMemory(unplaced=waiting))
+        written(path, Remembered(BoardsMemory(unplaced=waiting)))
     assert list(path.parent.iterdir()) == []
 
 
@@ -418,12 +430,14 @@ def test_a_poll_like_the_last_is_not_worth_a_write() -> None:
     [
         (lived(2, 40), TOLD),
         (TOLD, lived(2, 40, *(XidEvent(gpu_key(0), 79, START + 40, "nvml") for _ in range(2)))),
-        (BoardsMemory(), BoardsMemory(inventory=TOLD.inventory)),
-        (TOLD, BoardsMemory()),
+        (Remembered(), Remembered(BoardsMemory(inventory=TOLD.boards.inventory))),
+        (TOLD, Remembered()),
+        (replace(TOLD, lessons=Lessons()), TOLD),
+        (replace(TOLD, lessons=Lessons(LESSONS.knees)), TOLD),
     ],
-    ids=["verdict", "count", "inventory", "forgotten"],
+    ids=["verdict", "count", "inventory", "forgotten", "a model", "a start"],
 )
-def test_what_a_restart_should_not_undo_is_worth_a_write(old: BoardsMemory, new: BoardsMemory) -> None:
+def test_what_a_restart_should_not_undo_is_worth_a_write(old: Remembered, new: Remembered) -> None:
     assert worth_saving(old, new)
 
 
@@ -473,11 +487,11 @@ def test_closing_writes_what_was_offered_last(keeper: Keeper, clock: Clock, path
 def test_an_xid_of_the_kernel_log_that_waits_is_left_to_the_log(keeper: Keeper, clock: Clock, path: Path) -> None:
     line = XidEvent(GpuKey(""), 79, 1.0, "kmsg", "00000000:99:00", seq=3)
     event = XidEvent(GpuKey("GPU-9"), 79, 1.0, "nvml")
-    keeper.offer(BoardsMemory(unplaced=(line, event)))
+    keeper.offer(Remembered(BoardsMemory(unplaced=(line, event))))
     keeper.close()
     memory = load(str(path), BOOT, clock.now)
     assert memory is not None
-    assert memory.unplaced == (event,)
+    assert memory.boards.unplaced == (event,)
 
 
 def test_a_disk_that_fails_is_told_once_and_when_it_is_well_again(
@@ -509,7 +523,7 @@ def test_nobody_waits_for_a_disk_that_hangs(path: Path, clock: Clock, monkeypatc
     keeper.load(clock.now)
     for number in range(5):
         clock.now += 10
-        keeper.offer(TOLD if number % 2 else BoardsMemory())
+        keeper.offer(TOLD if number % 2 else Remembered())
     assert sum(thread.name == "state" for thread in threading.enumerate()) == 1
     keeper.close()
     assert not path.exists()
@@ -533,7 +547,7 @@ def test_without_a_boot_id_nothing_is_trusted(path: Path, clock: Clock, caplog: 
     before = path.read_bytes()
     keeper = Keeper(str(path), "", clock=clock)
     assert keeper.load(clock.now) is None
-    keeper.offer(BoardsMemory())
+    keeper.offer(Remembered())
     keeper.close()
     assert path.read_bytes() == before
     (line,) = lines(caplog)

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from exporter.core.model import GpuInfo, GpuSample, Snapshot
+from exporter.core.model import GpuInfo, GpuSample
+from exporter.core.snapshot import Snapshot
 from tests.gpu import replay
 
 SLOW_CALL = 1_000_000  # microseconds

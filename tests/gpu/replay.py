@@ -8,8 +8,9 @@ from typing import Any
 import msgspec
 
 from exporter.core.inputs import NodeInputs
-from exporter.core.model import Gpu, GpuKey, GpuSample, Snapshot
+from exporter.core.model import Gpu, GpuKey, GpuSample
 from exporter.core.node import NodeMemory, step
+from exporter.core.snapshot import Snapshot
 
 
 def read(path: Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The inference engines that the operator has named.
+"""The inference engines that the operator has named, and those that were discovered.
 
 May not be in here: how a page is read (core/engines.py).
 """
@@ -6,11 +6,15 @@ May not be in here: how a page is read (core/engines.py).
 import functools
 from collections.abc import Iterator, Mapping
 
-from exporter.core.model import Engine
+from exporter.core.engine_memory import KINDS
+from exporter.core.model_engines import Engine
 from exporter.doctor.look import Check, Look, Said, fail, ok, skipped, split, warn
 
-#: What a reading should have -> what cannot be told without it. What waits and runs is required of every page.
+#: What a reading should have -> what cannot be told without it. What waits and runs is required of every page, but of
+#: several engines behind one URL one may lack it.
 _WANTED: Mapping[str, str] = {
+    "waiting": "whether requests wait",
+    "running": "whether it works",
     "kv_usage": "the pressure on the KV cache",
     "kv_capacity_tokens": "how much the KV cache holds",
     "generation_tokens_total": "whether the engine makes progress (a wedged one is not found out)",
@@ -24,7 +28,8 @@ def _named(check: Check) -> Check:
         if look.probe.targets:
             yield from check(look)
         else:
-            yield skipped("no engines are named (--engines, --engines.file)")
+            found = "" if look.settings.kubernetes_pods == "off" else ", and none is discovered"
+            yield skipped(f"no engines are named (--engines, --engines.file){found}")
 
     return guarded
 
@@ -56,12 +61,16 @@ def numbers(look: Look) -> Iterator[Said]:
     for url in look.probe.targets:
         engines = _engines(look, url)
         lacking = [name for name in _WANTED if any(getattr(engine.reading, name) is None for engine in engines)]
+        drifted = look.probe.snapshot.scrapes[url].lacking if url in look.probe.snapshot.scrapes else ()
         if not engines:
             yield skipped("it was not read", url)
-        elif lacking:
+        elif lacking or drifted:
             lost = "; ".join(_WANTED[name] for name in lacking)
-            fix = "update the server; it must not run with --disable-log-stats"
-            yield warn(f"{', '.join(lacking)} missing: not known is {lost}", fix, url)
+            found = [f"{', '.join(lacking)} missing: not known is {lost}"] if lacking else []
+            if drifted:
+                found.append(f"the page lacks what every server of its kind has: {', '.join(drifted)}")
+            fix = "update the server, or this program where the server is newer; not with --disable-log-stats"
+            yield warn("; ".join(found), fix, url)
         else:
             yield ok("all", url)
 
@@ -71,7 +80,7 @@ def gpus(look: Look) -> Iterator[Said]:
     """Is it known on which GPUs every engine runs?"""
     for url in look.probe.targets:
         engines = _engines(look, url)
-        known = {key for engine in engines for key in engine.gpus}
+        known = {key for engine in engines for key in engine.hardware.gpus}
         seen = {gpu.info.key for gpu in look.probe.snapshot.gpus}
         if not engines:
             yield skipped("it was not read", url)
@@ -84,3 +93,20 @@ def gpus(look: Look) -> Iterator[Said]:
             yield warn("not known: its health is unknown", fix, url)
         else:
             yield ok(f"{len(known)} {'GPU' if len(known) == 1 else 'GPUs'}", url)
+
+
+@_named
+def memory(look: Look) -> Iterator[Said]:
+    """Is it known what the memory of every engine's GPUs is used for?"""
+    for url in look.probe.targets:
+        engines = _engines(look, url)
+        kinds = [kind for kind in KINDS if any(kind in engine.memory_bytes for engine in engines)]
+        if not engines:
+            yield skipped("it was not read", url)
+        elif not any(engine.hardware.gpus for engine in engines):
+            yield skipped("its GPUs are not known (engines.gpus)", url)
+        elif len(engines) == 1 and "other" not in kinds:
+            fix = "name the GPUs of every engine; where engines share them: hostPID: true and --kubernetes.pods"
+            yield warn("what its processes hold is not told", fix, url)
+        else:
+            yield ok(f"told: {', '.join(kinds)}" if kinds else "not told of each of several engines", url)
