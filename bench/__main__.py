@@ -1,13 +1,14 @@
-"""Runs the benchmarks that are named, or all: `python -m bench [parser scrape freshness getmetrics mig xid]`."""
+"""Runs the benchmarks that are named, or all: `python -m bench [parser scrape large freshness getmetrics mig xid]`."""
 
 import sys
 from collections.abc import Callable
 
-from bench import freshness, getmetrics, mig, parser, scrape, xid
+from bench import freshness, getmetrics, large, mig, parser, scrape, xid
 
 BENCHMARKS: dict[str, Callable[[], object]] = {
     "parser": parser.main,
     "scrape": scrape.main,
+    "large": large.main,
     "freshness": freshness.main,
     "getmetrics": getmetrics.main,
     "mig": mig.main,
