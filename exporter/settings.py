@@ -14,6 +14,7 @@ from msgspec import Struct
 from exporter.core import drift, selector
 from exporter.core.drift import Standard
 from exporter.core.model_engines import EngineTarget
+from exporter.core.saturation import GAP
 from exporter.kit import log
 from exporter.kit.config import (
     ConfigError,
@@ -91,6 +92,14 @@ def url(raw: Any) -> str:
     return text
 
 
+def poll_seconds(raw: Any) -> float:
+    """Seconds, no more than readings may be apart to be learned from. Raises ValueError."""
+    value = seconds(raw)
+    if value > GAP:
+        raise ValueError(f"{raw!r} is too seldom to tell a wedged engine; write {GAP:g}s or less")
+    return value
+
+
 def telemetry_path(raw: Any) -> str:
     """A path of the web server that is not taken. Raises ValueError."""
     text = string(raw)
@@ -147,7 +156,7 @@ def label_selector(raw: Any) -> str:
 OPTIONS: tuple[Option, ...] = (
     Option("engines", targets, (), "metrics URLs of this node's inference servers (in the file, mappings)", many=True),
     Option("engines.file", string, "", "YAML or JSON list of such servers, read again when it changes"),
-    Option("engines.interval", seconds, 1.0, "time between two readings of the servers"),
+    Option("engines.interval", poll_seconds, 1.0, "time between two readings of the servers, at most 10s"),
     Option("engines.timeout", seconds, 2.0, "time a server has to answer"),
     Option("gpu.source", choice("nvml", "demo", "off"), "nvml", "who is asked about GPUs: nvml, demo (fake GPUs), off"),
     Option("nvml.library", string, "", "path of libnvidia-ml.so.1, where the loader does not find it"),

@@ -151,6 +151,12 @@ BAD = [
         "command line: unrecognized arguments: --engine=http://a:8000",
         "did you mean --engines?",
     ),
+    (
+        "interval that is too long to learn from",
+        ["--engines.interval=15s"],
+        "flag --engines.interval: '15s' is too seldom to tell a wedged engine",
+        "write 10s or less",
+    ),
     ("interval", ["--engines.interval=0"], "flag --engines.interval: '0' is not above zero", "write for example 15s"),
     (
         "deadline",
