@@ -133,19 +133,18 @@ class Fetcher:
         async with self._session.get(
             url, allow_redirects=False, headers=headers, ssl=context or True, server_hostname=name
         ) as response:
-            _check(response)
+            check_status(response.status, response.headers.get("Retry-After", ""))
             yield response
 
 
-def _check(response: aiohttp.ClientResponse) -> None:
-    """Raises FetchError unless the answer is the page."""
-    status = response.status
+def check_status(status: int, retry_after: str) -> None:
+    """Raises FetchError unless the answer is the page. retry_after: the header of that name, "" where there is none."""
     if 300 <= status < 400:
         raise FetchError("redirect", f"status {status} leads elsewhere", status)
     if status in (401, 403):
         raise FetchError("denied", f"status {status}", status)
     if status != 200:
-        asked = response.headers.get("Retry-After", "").strip()
+        asked = retry_after.strip()
         rest = min(float(asked), _LONGEST_REST) if re.fullmatch(r"[0-9]{1,9}", asked) else 0.0
         raise FetchError("unavailable" if status == 503 else "status", f"status {status}", status, rest)
 

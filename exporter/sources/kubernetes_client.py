@@ -11,7 +11,6 @@ Imported only where the API server is asked: lightkube is 7 MB of RSS.
 """
 
 import asyncio
-import re
 import socket
 import ssl
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
@@ -24,13 +23,11 @@ from lightkube.core import resource
 from lightkube.core.exceptions import ConfigError as LightkubeError
 from lightkube.core.generic_client import ALL_NS, GenericAsyncClient
 
-from exporter.kit.fetch import BODY_LIMIT, FetchError
+from exporter.kit.fetch import BODY_LIMIT, FetchError, check_status
 from exporter.sources.kubernetes_cluster import Cluster
 
 #: Seconds that a connection may take.
 _CONNECT = 10.0
-#: Seconds that a server may ask to be left alone (Retry-After); more is taken for so many.
-_LONGEST_REST = 60.0
 #: Identity: gzip would cost both sides more than it spares, and hides how much comes.
 _HEADERS = {"Accept": "application/json", "Accept-Encoding": "identity", "User-Agent": "plimsoll"}
 
@@ -140,7 +137,7 @@ class Client:
         try:
             response = await client.send(request, stream=True)
             try:
-                _check(response)
+                check_status(response.status_code, response.headers.get("Retry-After", ""))
                 yield response
             finally:
                 await response.aclose()
@@ -162,19 +159,6 @@ class Client:
                 names = ", ".join(filter(None, files)) or "of the kubeconfig"
                 raise FetchError("access", f"file {names}: cannot be used ({error})") from None
         return self._client
-
-
-def _check(response: httpx2.Response) -> None:
-    """Raises FetchError unless the answer is the page."""
-    status = response.status_code
-    if 300 <= status < 400:
-        raise FetchError("redirect", f"status {status} leads elsewhere", status)
-    if status in (401, 403):
-        raise FetchError("denied", f"status {status}", status)
-    if status != 200:
-        asked = response.headers.get("Retry-After", "").strip()
-        rest = min(float(asked), _LONGEST_REST) if re.fullmatch(r"[0-9]{1,9}", asked) else 0.0
-        raise FetchError("status", f"status {status}", status, rest)
 
 
 #: First match wins, over the error and all that led to it.
