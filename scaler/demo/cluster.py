@@ -72,6 +72,7 @@ class Cluster:
         self._cold_start = cold_start
         self._say = say
         self._made = 0
+        self._changing = asyncio.Lock()  # a pod loads while other tasks run: none of them may load or remove it as well
         self._write()
 
     @property
@@ -80,30 +81,32 @@ class Cluster:
 
     async def scale(self, replicas: int, now: float, cold_start: float | None = None) -> None:
         """Adds pods on free GPUs that are well, or removes: those that load first, then the youngest."""
-        self.spec = replicas
-        cold_start = self._cold_start if cold_start is None else cold_start
-        while len(self.pods) < replicas and (free := self._free()) is not None:
-            self._made += 1
-            self.pods.append(Pod(f"{DEPLOYMENT}-{self._made}", free, now + cold_start))
-        leaving = sorted(self.pods, key=lambda pod: (pod.engine is not None, -pod.ready_at))[
-            : len(self.pods) - replicas
-        ]
-        self.pods = [pod for pod in self.pods if pod not in leaving]
-        self._write()
+        async with self._changing:
+            self.spec = replicas
+            cold_start = self._cold_start if cold_start is None else cold_start
+            while len(self.pods) < replicas and (free := self._free()) is not None:
+                self._made += 1
+                self.pods.append(Pod(f"{DEPLOYMENT}-{self._made}", free, now + cold_start))
+            by_leaving = sorted(self.pods, key=lambda pod: (pod.engine is not None, -pod.ready_at))
+            leaving = by_leaving[: max(0, len(self.pods) - replicas)]  # there may be fewer than wanted: no GPU is free
+            self.pods = [pod for pod in self.pods if pod not in leaving]
+            self._write()
+            for pod in leaving:
+                self._gateway.remove(pod.name)
         for pod in leaving:
-            self._gateway.remove(pod.name)
             await pod.close()
         await self.tick(now)
 
     async def tick(self, now: float) -> None:
         """Pods whose model is loaded become ready."""
-        for pod in self.pods:
-            if pod.engine is None and now >= pod.ready_at:
-                await pod.load(Engine(Profile(), now))
-                assert pod.engine is not None  # noqa: S101 -- load() has set it
-                self._gateway.add(pod.name, pod.engine)
-                if now > 0.0:
-                    self._say(f"{pod.name} is ready on GPU {pod.gpu}")
+        async with self._changing:
+            for pod in self.pods:
+                if pod.engine is None and now >= pod.ready_at:
+                    await pod.load(Engine(Profile(), now))
+                    assert pod.engine is not None  # noqa: S101 -- load() has set it
+                    self._gateway.add(pod.name, pod.engine)
+                    if now > 0.0:
+                        self._say(f"{pod.name} is ready on GPU {pod.gpu}")
 
     def break_gpu(self, gpu: int, xid: int) -> None:
         """The GPU reports an Xid that it does not survive; the engine on it makes no progress any more."""

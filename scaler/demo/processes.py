@@ -13,8 +13,8 @@ import sys
 from collections import deque
 from collections.abc import Sequence
 
-#: How long a program may take to say that it listens, and to end.
-START_SECONDS = 20.0
+#: How long a program may take to say that it listens (half a second; the rest is for a slow, busy machine), and to end.
+START_SECONDS = 60.0
 STOP_SECONDS = 5.0
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 

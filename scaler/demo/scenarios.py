@@ -25,5 +25,5 @@ SCENARIOS = {
     "sick-gpu": Scenario(
         "an Xid 79 takes one GPU away; its engine goes on answering 200", 4, ((0.0, 6.6),), xid_at=0.3
     ),
-    "steady": Scenario("constant load: nothing should happen, and nothing does", 3, ((0.0, 5.2),)),
+    "steady": Scenario("constant load: nothing should happen, and nothing does", 3, ((0.0, 4.8),)),
 }

@@ -22,7 +22,7 @@ from scaler.simulate.hpa import POLLING_INTERVAL, SYNC_PERIOD, Scale, ScaledObje
 #: Demo seconds that pass in a real one: the HPA's sync of 15 s comes every second.
 SPEED = 15.0
 TICK = 0.05  # real seconds between two steps of the models
-READY_SECONDS = 15.0  # real seconds that exporter and scaler may take to know the engines
+READY_SECONDS = 60.0  # real seconds that exporter and scaler may take to know the engines, on a busy machine
 LOOK = 0.25  # real seconds between two readings of the exporter's page
 COLD_START = 60.0  # demo seconds: an 8B model whose weights are on the node
 WARM_UP = 120.0  # demo seconds that the engines have served for when the programs start
@@ -52,7 +52,8 @@ class Story:
         self._gpus: dict[str, Gpu] = {}
         self._fired: float | None = None  # when the GPU broke
         self._rowed = 0  # requests that were finished before the last row
-        self.gateway = Gateway(lambda _: self.load, seed, 0.0)
+        # Even until the story begins: else the programs would find what chance has at the moment when they are up.
+        self.gateway = Gateway(self._rate, seed, 0.0, even=True)
 
     @property
     def now(self) -> float:
@@ -67,7 +68,7 @@ class Story:
     @property
     def load(self) -> float:
         """Requests per second of demo time."""
-        return self._scenario.rate(min(1.0, self.at / self._duration))
+        return self._rate(self.now)
 
     def say(self, text: str, style: str = YELLOW) -> None:
         """An event: now, and again in the summary."""
@@ -101,12 +102,14 @@ class Story:
         """Begins when exporter and scaler know what there is; a line a second until the duration is over."""
         for _ in range(round(READY_SECONDS / LOOK)):
             answer = await keda.ask()
-            if answer.value is not None and self._seen is not None and len(self._seen.gpus) == GPUS:
+            if answer.value is not None and self._all_seen(cluster):
                 break
             await asyncio.sleep(LOOK)
         else:
-            raise ProgramError(f"scaler knew nothing after {READY_SECONDS:g} s: {answer.text}")
+            raise ProgramError(f"{self._unknown(answer, cluster)} after {READY_SECONDS:g} s")
         self.began = time.monotonic()
+        self.gateway.advance(self.now)
+        self.gateway.scatter()
         self._rowed = len(self.gateway.finished)
         self._report.begin(self.gateway)
         keda.remember(cluster.spec, self.now)
@@ -128,6 +131,22 @@ class Story:
         if self.began is None:
             return ["ended before the story began"]
         return self._report.lines(self.gateway)
+
+    def _rate(self, now: float) -> float:
+        """Requests per second at this demo second; before the story begins, those that it begins with."""
+        since = 0.0 if self.began is None else now / SPEED - (self.began - self._clock)
+        return self._scenario.rate(min(1.0, max(0.0, since / self._duration)))
+
+    def _all_seen(self, cluster: Cluster) -> bool:
+        """Whether the exporter's page has all that there is."""
+        return self._seen is not None and (len(self._seen.gpus), self._seen.engines) == (GPUS, cluster.scale_now.ready)
+
+    def _unknown(self, answer: Answer, cluster: Cluster) -> str:
+        """What is missing before the story can begin."""
+        if answer.value is None:
+            return f"scaler knew nothing: {answer.text}"
+        seen = f"{len(self._seen.gpus)} GPUs and {self._seen.engines} engines" if self._seen else "nothing"
+        return f"exporter showed {seen} of {GPUS} GPUs and {cluster.scale_now.ready} engines"
 
     def _break(self, cluster: Cluster) -> None:
         part = self._scenario.xid_at

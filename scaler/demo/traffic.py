@@ -3,6 +3,7 @@
 May not be in here: I/O, clocks. Time is the model's own, in seconds.
 """
 
+import math
 import random
 from collections import deque
 from collections.abc import Callable
@@ -15,18 +16,25 @@ IDLE_SECONDS = 30.0
 #: Lengths in tokens, uniform: short questions, short answers.
 PROMPT_TOKENS = (20, 180)
 OUTPUT_TOKENS = (40, 200)
+#: Multiples of these, without their whole part, fill 0..1 evenly (Weyl's equidistribution), each apart from the other.
+EVEN_PROMPT, EVEN_OUTPUT = math.sqrt(2), (1 + math.sqrt(5)) / 2
 
 
 class Gateway:
-    """Everything between the users and the replicas. `rate` tells the requests per second at a time."""
+    """Everything between the users and the replicas. `rate` tells the requests per second at a time.
 
-    def __init__(self, rate: Callable[[float], float], seed: int, at: float) -> None:
+    `even`: until `scatter()`, requests come at equal distances and their lengths take turns, so that the replicas stand
+    at the mean of the load, whenever one looks. Without it they come by chance from the start.
+    """
+
+    def __init__(self, rate: Callable[[float], float], seed: int, at: float, even: bool = False) -> None:
         self.at = at
         self.arrived = 0
         self.retried = 0
         self.finished: list[Request] = []
         self.ejected: list[str] = []
         self._rate = rate
+        self._even = even
         self._random = random.Random(seed)  # noqa: S311 -- a workload, not a secret
         self._next = at + self._gap(at)
         self._held: deque[Request] = deque()  # came while no replica was in service
@@ -60,12 +68,16 @@ class Gateway:
             self._resend(engine, engine.requests()[engine.running :])
             self._draining[name] = engine
 
+    def scatter(self) -> None:
+        """From now on requests come by chance. The seed alone says how: what came evenly has used none of it."""
+        self._even = False
+        self._next = self.at + self._gap(self.at)
+
     def advance(self, now: float) -> None:
         """Lets the users send and the replicas work until `now`."""
         while self._next <= now:
             self._work(self._next)
-            low, high = PROMPT_TOKENS
-            prompt, output = self._random.randint(low, high), self._random.randint(*OUTPUT_TOKENS)
+            prompt, output = self._tokens(PROMPT_TOKENS, EVEN_PROMPT), self._tokens(OUTPUT_TOKENS, EVEN_OUTPUT)
             self.arrived += 1
             self._route(Request(self._next, prompt, output))
             self._next += self._gap(self._next)
@@ -75,8 +87,13 @@ class Gateway:
         self._eject(self._draining)
 
     def _gap(self, at: float) -> float:
-        """Poisson arrivals at the rate of the moment."""
-        return self._random.expovariate(self._rate(at))
+        """Seconds to the next request, at the rate of the moment: always the same, or a Poisson process."""
+        rate = self._rate(at)
+        return 1 / rate if self._even else self._random.expovariate(rate)
+
+    def _tokens(self, span: tuple[int, int], step: float) -> int:
+        low, high = span
+        return low + int(self.arrived * step % 1 * (high - low + 1)) if self._even else self._random.randint(low, high)
 
     def _work(self, now: float) -> None:
         self.at = now

@@ -22,6 +22,7 @@ class Seen(NamedTuple):
     waiting: float
     running: float
     gpus: Mapping[str, Gpu]  # index -> verdict
+    engines: int  # that were read
 
     def summary(self) -> str:
         """As `7 healthy 1 lost`."""
@@ -42,6 +43,7 @@ async def look(session: aiohttp.ClientSession, url: str) -> Seen | None:
 def read(page: str) -> Seen:
     """Raises ValueError on what is no exposition."""
     waiting = running = 0.0
+    engines = 0
     states: dict[str, str] = {}
     reasons: dict[str, list[tuple[str, str]]] = {}
     for family in text_string_to_metric_families(page):
@@ -51,8 +53,10 @@ def read(page: str) -> Seen:
                 waiting += sample.value
             elif sample.name == "plimsoll_engine_requests_running":
                 running += sample.value
+                engines += 1
             elif sample.name == "plimsoll_gpu_health_state" and sample.value == 1:
                 states[labels["gpu"]] = labels["state"]
             elif sample.name == "plimsoll_gpu_health_reason":
                 reasons.setdefault(labels["gpu"], []).append((labels["reason"], labels["action"]))
-    return Seen(waiting, running, {gpu: Gpu(state, tuple(reasons.get(gpu, ()))) for gpu, state in states.items()})
+    gpus = {gpu: Gpu(state, tuple(reasons.get(gpu, ()))) for gpu, state in states.items()}
+    return Seen(waiting, running, gpus, engines)

@@ -4,7 +4,7 @@ import random
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scaler.demo.engine import Engine, Profile, Request
@@ -90,6 +90,7 @@ ARRIVALS = st.lists(
 ).map(lambda rows: sorted(rows, key=lambda row: row.arrived))
 
 
+@settings(deadline=None)  # a slow machine is no finding
 @given(ARRIVALS, st.lists(st.floats(0, 60), max_size=10), st.floats(0, 60), st.booleans())
 def test_requests_are_conserved(arrivals: list[Request], looks: list[float], gone_at: float, stick: bool) -> None:
     """However time is cut, whoever goes away: each request is in one place, and the counters agree."""
@@ -122,6 +123,7 @@ def test_requests_are_conserved(arrivals: list[Request], looks: list[float], gon
         assert engine.counters.generation_tokens >= made - 1e-6
 
 
+@settings(deadline=None)  # likewise
 @given(ARRIVALS, st.integers(1, 50))
 def test_the_outcome_does_not_depend_on_how_time_is_cut(arrivals: list[Request], cuts: int) -> None:
     whole, cut = Engine(SMALL, 0.0), Engine(SMALL, 0.0)

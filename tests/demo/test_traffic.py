@@ -61,10 +61,44 @@ def test_the_same_seed_is_the_same_story() -> None:
     assert sorted(r.arrived for r in one.finished) == sorted(r.arrived for r in two.finished)
 
 
+def even(until: float) -> Gateway:
+    made = Gateway(lambda _: 6.6, 7, 0.0, even=True)
+    for index in range(4):
+        made.add(f"r{index}", Engine(Profile(), 0.0))
+    made.advance(until)
+    return made
+
+
+def test_an_even_load_keeps_the_replicas_where_a_load_by_chance_has_them_on_average() -> None:
+    made, by_chance = even(120.0), gateway(6.6, 4, seed=7)
+    by_chance.advance(120.0)
+    stood, mean = [], 0.0
+    for second in range(121, 1121):
+        made.advance(float(second))
+        by_chance.advance(float(second))
+        stood.append(made.in_flight)
+        mean += by_chance.in_flight / 1000
+    assert max(stood) - min(stood) <= 6
+    assert sum(stood) / len(stood) == pytest.approx(mean, rel=0.05)
+
+
+def test_what_comes_by_chance_does_not_depend_on_how_long_the_load_was_even() -> None:
+    came = []
+    for until in (120.0, 147.3):
+        made = even(until)
+        made.scatter()
+        before, began = made.arrived, made.at
+        made.advance(began + 200.0)
+        requests = sorted((r.arrived - began, r.prompt, r.output) for r in made.finished if r.arrived > began)
+        assert made.arrived - before > 1000
+        came.append([(pytest.approx(at, abs=1e-6), *lengths) for at, *lengths in requests[:1000]])
+    assert came[0] == came[1]
+
+
 EVENTS = st.lists(st.tuples(st.sampled_from(["add", "remove", "stick"]), st.floats(0.0, 20.0)), max_size=12)
 
 
-@settings(max_examples=30)
+@settings(max_examples=30, deadline=None)  # a slow machine is no finding
 @given(EVENTS, st.integers(0, 2**16))
 def test_every_request_is_in_flight_or_served(events: list[tuple[str, float]], seed: int) -> None:
     made = gateway(3.0, 1, seed)

@@ -23,7 +23,7 @@ plimsoll_gpu_health_reason{gpu="1",reason="xid_79",action="reset_gpu"} 1
 
 def test_engines_are_summed_and_gpus_have_one_state() -> None:
     seen = read(PAGE)
-    assert (seen.waiting, seen.running) == (7, 1)
+    assert (seen.waiting, seen.running, seen.engines) == (7, 1, 1)
     assert seen.gpus == {
         "0": Gpu("healthy"),
         "1": Gpu("lost", (("xid_79", "reset_gpu"),)),
