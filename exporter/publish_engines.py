@@ -50,6 +50,10 @@ _LEARNED = {
     "service_rate": "plimsoll_engine_service_rate_requests_per_second",
     "token_rate": "plimsoll_engine_service_rate_tokens_per_second",
     "queued_seconds": "plimsoll_engine_learned_queue_seconds",
+    "step_seconds": "plimsoll_engine_step_seconds",
+    "sequence_seconds": "plimsoll_engine_sequence_seconds",
+    "prompt_token_seconds": "plimsoll_engine_prompt_token_seconds",
+    "pace_seconds": "plimsoll_engine_learned_work_seconds",
 }
 
 

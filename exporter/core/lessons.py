@@ -1,13 +1,13 @@
 """What engines have taught of their models: it outlives them, and this process.
 
-May not be in here: how it is learned (knee.py, cold_start.py), where it is kept (state.py).
+May not be in here: how it is learned (knee.py, pace.py, cold_start.py), where it is kept (state.py).
 """
 
 from collections.abc import Iterable, Mapping
 
 from msgspec import Struct
 
-from exporter.core import knee
+from exporter.core import knee, pace
 from exporter.core.cold_history import ModelStarts
 from exporter.core.cold_start import MAX_MODELS
 from exporter.core.model_engines import Learned
@@ -34,16 +34,25 @@ class Lessons(Struct, frozen=True):
 
 
 def taught(known: tuple[Taught, ...], own: Iterable[tuple[Model, Learned]]) -> tuple[Taught, ...]:
-    """The models' knees after what each engine has shown itself.
+    """The models' knees and paces after what each engine has shown itself.
 
     What none of a model's engines shows now stays as it was. Of more than MAX_MODELS the longest unseen go.
     """
     shown: dict[Model, list[Learned]] = {}
     for model, learned in own:
-        if learned.queued_seconds > 0:
+        if learned.queued_seconds > 0 or learned.pace_seconds > 0:
             shown.setdefault(model, []).append(learned)
     models = {(one.namespace, one.model): one.learned for one in known}
     for model, several in sorted(shown.items()):
-        models[model] = knee.or_typical(knee.typical(several), models.pop(model, Learned()))
+        shown_now = pace.with_pace(knee.typical(several), pace.typical(several))
+        models[model] = or_typical(shown_now, models.pop(model, Learned()))
     newest = list(models.items())[-MAX_MODELS:]
     return tuple(Taught(namespace, model, learned) for (namespace, model), learned in newest)
+
+
+def or_typical(own: Learned, typical: Learned) -> Learned:
+    """What an engine can carry: its own where it has shown it, else its model's. A pace is one of the two as a whole.
+
+    queued_seconds and pace_seconds are the engine's own, and 0 where what they are the weight of is not.
+    """
+    return pace.with_pace(knee.or_typical(own, typical), pace.of(own) or pace.of(typical))

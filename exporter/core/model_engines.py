@@ -95,7 +95,11 @@ class EngineScrape(Struct, frozen=True):
 
 
 class Learned(Struct, frozen=True):
-    """What an engine has shown it can carry before a queue forms (saturation.py learns it). None: not shown yet."""
+    """What an engine has shown it can carry before a queue forms (saturation.py learns it). None: not shown yet.
+
+    The pace (pace.py learns it): a step takes step_seconds, and sequence_seconds more for each sequence and
+    prompt_token_seconds for each prompt token in it. All three or none.
+    """
 
     knee_running: float | None = None  # requests in flight when a queue forms
     knee_tokens: float | None = None  # tokens that the KV cache then holds
@@ -104,6 +108,10 @@ class Learned(Struct, frozen=True):
     queued_seconds: float = (
         0.0  # how long it was watched queueing: the weight of the above. 0: the model's, not its own
     )
+    step_seconds: float | None = None
+    sequence_seconds: float | None = None
+    prompt_token_seconds: float | None = None
+    pace_seconds: float = 0.0  # how long it was watched at work: the weight of these three. 0: the model's, not its own
 
 
 class Rates(Struct, frozen=True):

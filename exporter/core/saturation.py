@@ -1,17 +1,18 @@
 """What one engine has shown of itself over time: its rates, how near its knee it is, whether it is stuck.
 
-May not be in here: how rates and quantiles are taken (meters.py), how the knee is learned (knee.py), clocks (every time
-is an argument, monotonic seconds), GPUs, causes.
+May not be in here: how rates and quantiles are taken (meters.py), how the knee and the pace are learned (knee.py,
+pace.py), clocks (every time is an argument, monotonic seconds), GPUs, causes.
 """
 
 from collections.abc import Callable, Mapping
 
 from msgspec import Struct
 
-from exporter.core import knee, meters
+from exporter.core import knee, meters, pace
 from exporter.core.knee import Interval, Knee
 from exporter.core.meters import Counter, Distribution, Peak
 from exporter.core.model_engines import EngineReading, Histogram, Learned, Rates
+from exporter.core.pace import PaceMemory
 
 #: Seconds over which rates and quantiles are taken.
 WINDOW = meters.WINDOW
@@ -100,12 +101,13 @@ class EngineMemory(Struct, frozen=True):
         None  # first of an unbroken run of readings with held work and no progress; None: none, or nobody can tell
     )
     knee: Knee = Knee()
+    pace: PaceMemory = PaceMemory()
     peak: Peak = Peak()  # of the KV cache's usage
 
     @property
     def learned(self) -> Learned:
-        """What it has shown itself (knee.told); knee.or_typical() adds what its model's engines have."""
-        return knee.told(self.knee, self.reading.max_running)
+        """What it has shown itself; lessons.or_typical() adds what its model's engines have."""
+        return pace.with_pace(knee.told(self.knee, self.reading.max_running), pace.told(self.pace))
 
 
 def observe(memory: EngineMemory | None, reading: EngineReading, at: float, counted_late: bool = False) -> EngineMemory:
@@ -142,6 +144,10 @@ def observe(memory: EngineMemory | None, reading: EngineReading, at: float, coun
         else _stalled_since(memory, reading, at, still=before is not None and not moved),
         # What ran before a restart and what runs after it are no interval.
         knee=_learned(memory, None if restarted else before, reading, moved, counters, at),
+        # Tokens that are counted when a request ends do not tell when they were made.
+        pace=memory.pace
+        if counted_late
+        else pace.learn(memory.pace, reading, at, before is not None and not restarted),
         peak=meters.top(memory.peak, reading.kv_usage, at),
     )
 

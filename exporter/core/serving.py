@@ -10,7 +10,7 @@ from typing import NamedTuple
 from msgspec import Struct
 from msgspec.structs import replace
 
-from exporter.core import cold_start, diagnosis, engine_memory, hardware, join, kinds, knee, lessons, saturation, usual
+from exporter.core import cold_start, diagnosis, engine_memory, hardware, join, kinds, lessons, saturation, usual
 from exporter.core.cold_start import Cold, ColdMemory
 from exporter.core.engine_memory import Owner
 from exporter.core.evidence import Facts
@@ -176,7 +176,7 @@ def _rates(known: Mapping[EngineKey, KnownEngine], now: float) -> Mapping[Engine
 
 def _learned(memory: saturation.EngineMemory, target: EngineTarget, reading: EngineReading, around: _Around) -> Learned:
     typical = around.typical.get((target.pod.namespace, reading.model), Learned())
-    return knee.or_typical(memory.learned, typical)
+    return lessons.or_typical(memory.learned, typical)
 
 
 def _facts(target: EngineTarget, reading: EngineReading, known: KnownEngine, rates: Rates, around: _Around) -> Facts:

@@ -35,7 +35,7 @@ class NodeSignals(_message.Message):
     def __init__(self, node: _Optional[str] = ..., boot: _Optional[str] = ..., sequence: _Optional[int] = ..., unchanged: _Optional[bool] = ..., engines: _Optional[_Iterable[_Union[Engine, _Mapping]]] = ..., gpus: _Optional[_Iterable[_Union[Gpu, _Mapping]]] = ..., engine_age_seconds: _Optional[_Iterable[float]] = ..., gpu_age_seconds: _Optional[_Iterable[float]] = ..., cold_starts: _Optional[_Iterable[_Union[ColdStart, _Mapping]]] = ...) -> None: ...
 
 class Engine(_message.Message):
-    __slots__ = ("endpoint", "namespace", "pod", "container", "model", "engine", "kind", "labels", "seen_seconds", "error", "waiting", "running", "kv_usage", "kv_capacity_tokens", "prompt_tokens_total", "generation_tokens_total", "requests_finished_total", "preemptions_total", "rejections_total", "sleeping", "gpus", "health", "capacity", "saturation", "cause", "requests_per_second", "tokens_per_second", "knee_running", "service_rate", "queued_seconds", "knee_tokens", "token_rate", "rejections_per_second", "preemptions_per_second", "prompt_tokens_per_second", "prefix_hit_ratio", "ttft_p50", "ttft_p95", "itl_p50", "itl_p95", "queue_time_p95", "why", "max_running", "kv_peak")
+    __slots__ = ("endpoint", "namespace", "pod", "container", "model", "engine", "kind", "labels", "seen_seconds", "error", "waiting", "running", "kv_usage", "kv_capacity_tokens", "prompt_tokens_total", "generation_tokens_total", "requests_finished_total", "preemptions_total", "rejections_total", "sleeping", "gpus", "health", "capacity", "saturation", "cause", "requests_per_second", "tokens_per_second", "knee_running", "service_rate", "queued_seconds", "knee_tokens", "token_rate", "rejections_per_second", "preemptions_per_second", "prompt_tokens_per_second", "prefix_hit_ratio", "ttft_p50", "ttft_p95", "itl_p50", "itl_p95", "queue_time_p95", "why", "max_running", "kv_peak", "step_seconds", "sequence_seconds", "prompt_token_seconds", "pace_seconds")
     class LabelsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -87,6 +87,10 @@ class Engine(_message.Message):
     WHY_FIELD_NUMBER: _ClassVar[int]
     MAX_RUNNING_FIELD_NUMBER: _ClassVar[int]
     KV_PEAK_FIELD_NUMBER: _ClassVar[int]
+    STEP_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    SEQUENCE_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    PROMPT_TOKEN_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    PACE_SECONDS_FIELD_NUMBER: _ClassVar[int]
     endpoint: str
     namespace: str
     pod: str
@@ -131,7 +135,11 @@ class Engine(_message.Message):
     why: str
     max_running: float
     kv_peak: float
-    def __init__(self, endpoint: _Optional[str] = ..., namespace: _Optional[str] = ..., pod: _Optional[str] = ..., container: _Optional[str] = ..., model: _Optional[str] = ..., engine: _Optional[str] = ..., kind: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., seen_seconds: _Optional[float] = ..., error: _Optional[str] = ..., waiting: _Optional[float] = ..., running: _Optional[float] = ..., kv_usage: _Optional[float] = ..., kv_capacity_tokens: _Optional[float] = ..., prompt_tokens_total: _Optional[float] = ..., generation_tokens_total: _Optional[float] = ..., requests_finished_total: _Optional[float] = ..., preemptions_total: _Optional[float] = ..., rejections_total: _Optional[float] = ..., sleeping: _Optional[bool] = ..., gpus: _Optional[_Iterable[str]] = ..., health: _Optional[str] = ..., capacity: _Optional[float] = ..., saturation: _Optional[float] = ..., cause: _Optional[str] = ..., requests_per_second: _Optional[float] = ..., tokens_per_second: _Optional[float] = ..., knee_running: _Optional[float] = ..., service_rate: _Optional[float] = ..., queued_seconds: _Optional[float] = ..., knee_tokens: _Optional[float] = ..., token_rate: _Optional[float] = ..., rejections_per_second: _Optional[float] = ..., preemptions_per_second: _Optional[float] = ..., prompt_tokens_per_second: _Optional[float] = ..., prefix_hit_ratio: _Optional[float] = ..., ttft_p50: _Optional[float] = ..., ttft_p95: _Optional[float] = ..., itl_p50: _Optional[float] = ..., itl_p95: _Optional[float] = ..., queue_time_p95: _Optional[float] = ..., why: _Optional[str] = ..., max_running: _Optional[float] = ..., kv_peak: _Optional[float] = ...) -> None: ...
+    step_seconds: float
+    sequence_seconds: float
+    prompt_token_seconds: float
+    pace_seconds: float
+    def __init__(self, endpoint: _Optional[str] = ..., namespace: _Optional[str] = ..., pod: _Optional[str] = ..., container: _Optional[str] = ..., model: _Optional[str] = ..., engine: _Optional[str] = ..., kind: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., seen_seconds: _Optional[float] = ..., error: _Optional[str] = ..., waiting: _Optional[float] = ..., running: _Optional[float] = ..., kv_usage: _Optional[float] = ..., kv_capacity_tokens: _Optional[float] = ..., prompt_tokens_total: _Optional[float] = ..., generation_tokens_total: _Optional[float] = ..., requests_finished_total: _Optional[float] = ..., preemptions_total: _Optional[float] = ..., rejections_total: _Optional[float] = ..., sleeping: _Optional[bool] = ..., gpus: _Optional[_Iterable[str]] = ..., health: _Optional[str] = ..., capacity: _Optional[float] = ..., saturation: _Optional[float] = ..., cause: _Optional[str] = ..., requests_per_second: _Optional[float] = ..., tokens_per_second: _Optional[float] = ..., knee_running: _Optional[float] = ..., service_rate: _Optional[float] = ..., queued_seconds: _Optional[float] = ..., knee_tokens: _Optional[float] = ..., token_rate: _Optional[float] = ..., rejections_per_second: _Optional[float] = ..., preemptions_per_second: _Optional[float] = ..., prompt_tokens_per_second: _Optional[float] = ..., prefix_hit_ratio: _Optional[float] = ..., ttft_p50: _Optional[float] = ..., ttft_p95: _Optional[float] = ..., itl_p50: _Optional[float] = ..., itl_p95: _Optional[float] = ..., queue_time_p95: _Optional[float] = ..., why: _Optional[str] = ..., max_running: _Optional[float] = ..., kv_peak: _Optional[float] = ..., step_seconds: _Optional[float] = ..., sequence_seconds: _Optional[float] = ..., prompt_token_seconds: _Optional[float] = ..., pace_seconds: _Optional[float] = ...) -> None: ...
 
 class ColdStart(_message.Message):
     __slots__ = ("namespace", "model", "phase", "count", "p50", "p90")

@@ -120,13 +120,24 @@ async def test_what_is_not_finite_is_absent(feed, watch):
         snapshot.engines[0],
         reading=reading(waiting=math.nan, running=math.inf, finished={"stop": math.inf}),
         saturation=-math.inf,
-        learned=Learned(math.nan, math.inf, math.nan, math.inf, 3.0),
+        learned=Learned(math.nan, math.inf, math.nan, math.inf, 3.0, math.nan, math.inf, -math.inf, 5.0),
     )
     feed.publish(replace(snapshot, engines=(engine,)))
     shown = (await read(watch())).engines[0]
-    for field in ("waiting", "running", "requests_finished_total", "saturation", *Learned.__struct_fields__[:4]):
+    learned = [name for name in Learned.__struct_fields__ if name not in ("queued_seconds", "pace_seconds")]
+    for field in ("waiting", "running", "requests_finished_total", "saturation", *learned):
         assert not shown.HasField(field), field
-    assert shown.queued_seconds == 3.0
+    assert (shown.queued_seconds, shown.pace_seconds) == (3.0, 5.0)
+
+
+async def test_the_pace_travels(feed, watch):
+    snapshot = full(1)
+    learned = Learned(step_seconds=0.0118, sequence_seconds=0.000133, prompt_token_seconds=0.0, pace_seconds=90.0)
+    feed.publish(replace(snapshot, engines=(replace(snapshot.engines[0], learned=learned),)))
+    shown = (await read(watch())).engines[0]
+    pace = shown.step_seconds, shown.sequence_seconds, shown.prompt_token_seconds, shown.pace_seconds
+    assert pace == (0.0118, 0.000133, 0.0, 90.0)
+    assert shown.HasField("prompt_token_seconds")
 
 
 async def test_a_subscriber_before_the_first_snapshot_waits_for_it(feed, watch):
@@ -159,6 +170,7 @@ CHANGES = [
     ("an engine's error", lambda s: _engine(s, error="timeout")),
     ("a cause", lambda s: _engine(s, diagnosis=Diagnosis("wedged"))),
     ("what was learned", lambda s: _engine(s, learned=Learned(9.0, queued_seconds=30.0))),
+    ("its pace", lambda s: _engine(s, learned=Learned(None, None, None, None, 0.0, 0.01, 1e-4, 1e-4, 30.0))),
     ("an engine less", lambda s: replace(later(s), engines=s.engines[1:])),
     ("a GPU less", lambda s: replace(later(s), gpus=s.gpus[1:])),
     ("a label", lambda s: _engine(s, target=replace(s.engines[0].target, labels={"app": "x"}))),

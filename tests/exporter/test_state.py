@@ -143,6 +143,23 @@ def _other_version(path: Path) -> None:
     _raw(path, msgspec.msgpack.encode({"version": "0-00000000", "boot_id": BOOT, "at": 1.0, "remembered": ["?"]}))
 
 
+def test_a_file_from_before_the_pace_is_read(path: Path) -> None:
+    """What was added since has a default; the names that were there are still those of what was meant."""
+    old = msgspec.to_builtins(State("1-4aedb24c", BOOT, START + 40, Remembered(lessons=LESSONS)))
+    for one in old["remembered"]["lessons"]["knees"]:
+        for name in ("step_seconds", "sequence_seconds", "prompt_token_seconds", "pace_seconds"):
+            del one["learned"][name]
+    _raw(path, msgspec.msgpack.encode(old))
+    assert load(str(path), BOOT, AFTER) == Remembered(lessons=LESSONS)
+
+
+def test_a_models_pace_is_kept(path: Path) -> None:
+    paced = Learned(step_seconds=0.01, sequence_seconds=1e-4, prompt_token_seconds=2e-4)
+    memory = Remembered(lessons=Lessons((Taught("inference", "llama", paced),)))
+    written(path, memory)
+    assert load(str(path), BOOT, AFTER) == memory
+
+
 def _other_type(path: Path) -> None:
     _raw(path, msgspec.msgpack.encode({"version": state.VERSION, "boot_id": BOOT, "at": 1.0, "remembered": "none"}))
 
