@@ -4,6 +4,10 @@ May not be in here: the policy (core/decision.py), the wire (service.py).
 
 A decision is made anew when the view has changed or a second has passed. IsActive that follows GetMetrics within a
 second is the other half of one poll and gets the same decision. What a client can make us hold is bounded.
+
+Between two polls (KEDA: 15 to 30 s) the desk looks at every object by itself, once in each slot of the forecast: what
+came in 5 s is another number than what came in 30. What such a look came to counts as a decision once it is told, or is
+another answer than before.
 """
 
 import asyncio
@@ -16,6 +20,7 @@ from contextlib import contextmanager
 
 from msgspec import Struct
 
+from scaler.core import forecast
 from scaler.core.decision import Decision, Memory, Unknown, decide, recall
 from scaler.core.record import differs, line, record, short
 from scaler.core.trigger import Trigger, TriggerError, check_names, parse
@@ -31,6 +36,8 @@ RENEW_AFTER = 1.0  # s; ages grow while nothing else changes
 AT_LEAST_APART = 0.02  # s between two decisions for one object, however often the view changes
 ONE_POLL = 1.0  # s between GetMetrics and IsActive of one poll
 GATHER = 0.1  # s in which changes of the view are gathered before the streams are told
+LOOKS_TAKE = 0.01  # s of a round, after the streams were told; with more to do the next round comes at once
+REST = 9.0  # s of rest for each second of such work: a tenth of the time
 
 
 class Answer(Struct, frozen=True):
@@ -56,9 +63,11 @@ class Entry:
         self.latest: Answer | None = None
         self.polled: tuple[float, Answer] | None = None  # what the last GetMetrics was told, and when
         self.asked = 0.0
+        self.looked = -1  # slot of the desk's clock in which the desk looked at it
         self.recorded = 0.0
         self.records: deque[bytes] = deque(maxlen=MOST_RECORDS)
         self.reasons: Counter[str] = Counter()
+        self.counted: Answer | None = None  # the last in `reasons`
         self.watchers: set[Watch] = set()
 
 
@@ -130,22 +139,54 @@ class Desk:
             entry.asked = self._clock()
 
     async def run(self) -> None:
-        """Tell the streams of changes, until cancelled; spends a tenth of the time on it at most."""
+        """Look at every object in time and tell the streams, until cancelled; spends a tenth of the time at most.
+
+        Streams go first. With more objects than that allows for, each is looked at less often, the longest unseen
+        first; the outlook makes up for what it missed.
+        """
+        more = False
         while True:
-            try:
-                async with asyncio.timeout(RENEW_AFTER):
-                    await self._changed.wait()
-            except TimeoutError:
-                pass  # ages have grown
+            if not more:
+                await self._news()
             self._changed.clear()
             spent = 0.0
             for entry in [entry for entry in self._entries.values() if entry.watchers]:
-                before = self._clock()
-                self._renew(entry)
-                spent += self._clock() - before
+                spent += self._look(entry)
                 await asyncio.sleep(0)  # calls go before
+            looks = self._unseen()
+            began = spent
+            while looks and spent - began < LOOKS_TAKE:
+                spent += self._look(looks.pop())
+                await asyncio.sleep(0)
+            more = bool(looks)
             self._forget()
-            await asyncio.sleep(max(GATHER, 9 * spent) * random.uniform(0.9, 1.0))  # noqa: S311 -- no secret
+            await asyncio.sleep(max(GATHER, REST * spent) * random.uniform(0.9, 1.0))  # noqa: S311 -- no secret
+
+    async def _news(self) -> None:
+        """Until the view has changed, or ages have grown."""
+        try:
+            async with asyncio.timeout(RENEW_AFTER):
+                await self._changed.wait()
+        except TimeoutError:
+            pass
+
+    def _unseen(self) -> list[Entry]:
+        """Whose look in this slot is still to come; the one that was looked at longest ago is last."""
+        slot = int(self._clock() / forecast.SLOT)
+        due = [entry for entry in self._entries.values() if entry.trigger is not None and entry.looked < slot]
+        return sorted(due, key=lambda entry: entry.looked, reverse=True)
+
+    def _look(self, entry: Entry) -> float:
+        """Seconds that it took."""
+        before = self._clock()
+        slot = int(before / forecast.SLOT)
+        due, entry.looked = entry.looked < slot, slot
+        try:
+            self._renew(entry, asked=bool(entry.watchers), anew=due)
+        except Exception:
+            # Whatever went wrong harms this object alone; its GetMetrics fails, too.
+            log.exception("%s/%s: no decision", entry.namespace, entry.name)
+        return self._clock() - before
 
     def entries(self) -> list[Entry]:
         """One for each ScaledObject, the one asked for last, by name."""
@@ -178,25 +219,34 @@ class Desk:
             raise TriggerError(entry.error)
         return entry
 
-    def _renew(self, entry: Entry) -> Answer:
+    def _renew(self, entry: Entry, asked: bool = True, anew: bool = False) -> Answer:
+        """asked: somebody waits for the answer. anew: even if nothing can have changed it much."""
         now, version, latest = self._clock(), self._version(), entry.latest
         if latest is not None:
             age = now - latest.at
-            if age < AT_LEAST_APART or (latest.version == version and age < RENEW_AFTER):
+            if age < AT_LEAST_APART or (latest.version == version and age < RENEW_AFTER and not anew):
+                if asked:
+                    self._count(entry, latest)
                 return latest
         trigger = entry.trigger
         assert trigger is not None, "an entry without a trigger is never renewed"  # noqa: S101 -- for the type
         seen = recall(fleet(self._views(), trigger, now), entry.memory)
         result, entry.memory = decide(trigger, seen, entry.memory, now)
         entry.latest = answer = Answer(trigger, seen, result, now, self._wall(), version)
-        entry.reasons[result.reason if isinstance(result, Decision) else "unknown"] += 1
-        self._record(entry, latest, answer)
+        changed = differs(latest.result if latest else None, result)
+        if asked or changed:
+            self._count(entry, answer)
+        self._record(entry, answer, changed)
         for watch in entry.watchers:
             watch.tell(result)
         return answer
 
-    def _record(self, entry: Entry, before: Answer | None, answer: Answer) -> None:
-        changed = differs(before.result if before else None, answer.result)
+    def _count(self, entry: Entry, answer: Answer) -> None:
+        if entry.counted is not answer:
+            entry.counted = answer
+            entry.reasons[answer.result.reason if isinstance(answer.result, Decision) else "unknown"] += 1
+
+    def _record(self, entry: Entry, answer: Answer, changed: bool) -> None:
         if not changed and answer.at - entry.recorded < RECORD_EVERY:
             return
         entry.recorded = answer.at

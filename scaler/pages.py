@@ -3,9 +3,10 @@
 May not be in here: anything that is not shown; what is shown is the last decision, never a new one.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from html import escape
 from importlib.resources import files
+from itertools import islice
 from string import Template
 from typing import Any
 
@@ -18,10 +19,10 @@ from prometheus_client.exposition import choose_encoder
 from exporter.kit.version import VERSION
 from exporter.kit.web import application
 from scaler.core import account
-from scaler.core.decision import Decision, Unknown, state
+from scaler.core.decision import BLIND, SUPPLYING, Decision, Unknown, state
 from scaler.core.trigger import settings
 from scaler.core.view import NodeView
-from scaler.decisions import Desk, Entry
+from scaler.decisions import Answer, Desk, Entry
 
 MOST_ROWS = 1000  # of a table on the status page
 
@@ -69,12 +70,15 @@ class Pages:
 
     async def _status(self, request: web.Request) -> web.Response:
         now = self._clock()
-        objects = [_object_row(entry, now) for entry in self._desk.entries()[:MOST_ROWS]]
-        exporters = [_exporter_row(view, now) for view in self._views()[:MOST_ROWS]]
-        nothing = '<tr><td class="none" colspan="6">none yet</td></tr>'
-        page = self._template.substitute(
-            version=escape(VERSION), objects="\n".join(objects) or nothing, exporters="\n".join(exporters) or nothing
-        )
+        entries = self._desk.entries()
+        tables = {
+            "objects": (_object_row(entry, now) for entry in entries),
+            "replicas": (row for entry in entries if entry.latest for row in _replica_rows(entry.latest)),
+            "exporters": (_exporter_row(view, now) for view in self._views()),
+        }
+        nothing = '<tr><td class="none" colspan="9">none yet</td></tr>'
+        shown = {name: "\n".join(islice(rows, MOST_ROWS)) or nothing for name, rows in tables.items()}
+        page = self._template.substitute(shown, version=escape(VERSION))
         return web.Response(text=page, content_type="text/html")
 
     async def _decision(self, request: web.Request) -> web.Response:
@@ -131,13 +135,17 @@ def _json(content: Any, status: int = 200) -> web.Response:
     return web.Response(body=msgspec.json.encode(content) + b"\n", status=status, content_type="application/json")
 
 
+#: Terms of a decision that a row of the table of ScaledObjects shows.
+_OBJECT = ("required", "waiting", "running", "work", "planned")
+
+
 def _object_row(entry: Entry, now: float) -> str:
     result = entry.latest.result if entry.latest else None
     link = f"/debug/decision?namespace={entry.namespace}&name={entry.name}"
-    numbers, said, bad = ["", "", ""], entry.error, True
+    numbers, said, bad = [""] * len(_OBJECT), entry.error, True
     if isinstance(result, Decision):
-        shown = (result.required_replicas, result.terms["waiting"], result.terms["running"])
-        numbers, said, bad = [account.number(value) for value in shown], result.explanation, bool(result.vetoes)
+        numbers = [account.number(result.terms[name]) if name in result.terms else "" for name in _OBJECT]
+        said, bad = result.explanation, bool(result.vetoes)
     elif isinstance(result, Unknown):
         said = result.reason
     cells = [f'<td><a href="{escape(link)}">{escape(f"{entry.namespace}/{entry.name}")}</a></td>']
@@ -145,6 +153,20 @@ def _object_row(entry: Entry, now: float) -> str:
     cells.append(f'<td class="number">{now - entry.asked:.1f} s ago</td>')
     cells.append(f'<td class="{"bad" if bad else "good"}">{escape(said)}</td>')
     return f"<tr>{''.join(cells)}</tr>"
+
+
+def _replica_rows(answer: Answer) -> Iterable[str]:
+    """The replicas as the last decision saw them. No number: it was not read."""
+    trigger = answer.trigger
+    for replica in answer.fleet.replicas:
+        seen = state(replica, trigger)
+        numbers = (replica.reading_age, replica.waiting, replica.running, replica.kv_usage, replica.capacity)
+        blind = account.why_blind(replica, trigger) if seen == BLIND else ""
+        said = account.sickness(replica) or blind or replica.why or replica.cause
+        cells = [f"<td>{escape(text)}</td>" for text in (f"{trigger.namespace}/{trigger.name}", replica.pod)]
+        cells.append(f'<td class="{"good" if seen == SUPPLYING else "bad"}">{seen}</td>')
+        cells += [f'<td class="number">{"" if value is None else account.number(value)}</td>' for value in numbers]
+        yield f"<tr>{''.join(cells)}<td>{escape(said)}</td></tr>"
 
 
 def _exporter_row(view: NodeView, now: float) -> str:

@@ -6,6 +6,7 @@ May not be in here: anything that the decision depends on.
 from collections.abc import Mapping, Sequence
 
 from scaler.core import policy
+from scaler.core.demand import Demand, Outlook
 from scaler.core.trigger import Trigger
 from scaler.core.view import Fleet, Replica
 
@@ -43,8 +44,8 @@ def nothing_fresh(blind: Sequence[Replica], trigger: Trigger) -> str:
     )
 
 
-def vetoes(trigger: Trigger, fleet: Fleet, seen: Sequence[Replica], blind: Sequence[Replica]) -> tuple[str, ...]:
-    """Why the answer may not be fewer replicas than there are: everything that is missing."""
+def missing(trigger: Trigger, fleet: Fleet, seen: Sequence[Replica], blind: Sequence[Replica]) -> tuple[str, ...]:
+    """What should be known of now, and is not: there may be work that is not seen."""
     found = []
     if blind:
         found.append(f"blind: {few([why_blind(replica, trigger) for replica in blind])}")
@@ -52,6 +53,16 @@ def vetoes(trigger: Trigger, fleet: Fleet, seen: Sequence[Replica], blind: Seque
         found.append(f"no kv_usage: {few(without)}")
     if fleet.unheard:
         found.append(f"exporters never heard: {few(fleet.unheard)}")
+    return tuple(found)
+
+
+def unlearned(work: Demand, outlook: Outlook) -> tuple[str, ...]:
+    """What has to be learned before it can be said that fewer replicas would do."""
+    found = []
+    if work.planned is None and work.waiting + work.running:
+        found.append("what a request costs is not known yet")
+    if outlook.seconds < policy.value("young"):
+        found.append(f"load known for {outlook.seconds:.0f} s of {number(policy.value('young'))} s")
     return tuple(found)
 
 
@@ -77,6 +88,17 @@ def sickness(replica: Replica) -> str:
     return f"pod {replica.pod}: {', '.join(found)}" if found else ""
 
 
+def _base(terms: Mapping[str, float], n: Mapping[str, str], trigger: Trigger) -> str:
+    """What the demand is made of, but for the queue."""
+    held = f"{n['demand_kv']} from KV / {trigger.kv_cache_target:g}, {n['demand_running']} from running / {n['batch']}"
+    if "planned" not in terms:
+        return f"larger of {held}"
+    return (
+        f"largest of {n['planned']} planned, {held}; {n['requests_per_second']} requests/s x {n['request_seconds']} s "
+        f"are {n['work']} replicas of work, {n['expected']} expected in {n['lead_seconds']} s"
+    )
+
+
 def sentence(
     trigger: Trigger,
     fleet: Fleet,
@@ -87,17 +109,9 @@ def sentence(
 ) -> str:
     n = {name: number(value) for name, value in terms.items()}
     gateway = f" gateway_waiting={n['gateway_waiting']}" if "gateway_waiting" in n else ""
-    knee = f"{n['running']} running / knee {n['knee']}"
-    if not terms["knee_learned"]:
-        knee += " (vLLM's cap: none learned)"
-    if terms["headroom"]:
-        knee += f" x {1 + terms['headroom']:g}"
-    rising = f", rising {n['trend_per_second']}/s for {n['lead_seconds']} s" if terms["trend_per_second"] else ""
     parts = [
         f"waiting={n['waiting']} running={n['running']}{gateway} kv_usage={n['kv_usage']}",
-        f"demand {n['demand']} = {n['demand_base']} (larger of {n['demand_running']} from {knee}, "
-        f"{n['demand_kv']} from KV / {trigger.kv_cache_target:g}) + {n['demand_queue']} "
-        f"(backlog {n['backlog']}{rising} / {n['queue_per_replica']} a replica)",
+        f"demand {n['demand']} = {n['demand_base']} ({_base(terms, n, trigger)}) + {n['demand_queue']} (queue)",
         f"replicas {n['replicas']}: " + ", ".join(f"{n[name]} {name}" for name in dict.fromkeys(states.values())),
         f"needs {n['needed']}",
     ]

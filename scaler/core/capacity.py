@@ -1,6 +1,6 @@
 """What replicas can carry: what was learned of them, and how many it takes for a demand.
 
-May not be in here: where the demand comes from (demand.py).
+May not be in here: where the demand comes from (demand.py), what a request costs (work.py).
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,7 +14,6 @@ from scaler.core.view import Replica
 class Learned(Struct, frozen=True):
     """Of a typical replica. None: nobody has shown it yet."""
 
-    knee: float | None = None  # requests in flight at which a queue forms
     service_rate: float | None = None  # requests finished per second while a queue stands
     cold_start: float | None = None  # seconds from a new pod to its first token
 
@@ -22,7 +21,7 @@ class Learned(Struct, frozen=True):
 class Lessons(Struct, frozen=True):
     """What replicas have taught: kept, so that an exporter that restarts does not make the scaler a novice."""
 
-    of: Mapping[str, Learned] = {}  # replica -> its own; only those that are seen now
+    of: Mapping[str, float | None] = {}  # replica -> its own service rate; only those that are seen now
     typical: Learned = Learned()  # the last that was known
 
 
@@ -32,23 +31,15 @@ def learn(lessons: Lessons, replicas: Sequence[Replica], cold_start: float | Non
     What a replica has of its model's others on its node is no lesson of its own: it would vote for them again. It
     counts where nobody has any. cold_start: as the nodes saw it; what was known stays while none of them tells.
     """
-    of, borrowed = {}, []
+    of: dict[str, float | None] = {}
+    borrowed = []
     for replica in replicas:
-        old, told = lessons.of.get(replica.id, Learned()), Learned(replica.knee_running, replica.service_rate)
+        own = replica.service_rate if replica.queued_seconds else None
+        of[replica.id] = own or lessons.of.get(replica.id)
         if not replica.queued_seconds:
-            borrowed.append(told)
-            told = Learned()
-        of[replica.id] = Learned(told.knee or old.knee, told.service_rate or old.service_rate)
-    typical = Learned(
-        _median([one.knee for one in of.values()], [one.knee for one in borrowed], lessons.typical.knee),
-        _median(
-            [one.service_rate for one in of.values()],
-            [one.service_rate for one in borrowed],
-            lessons.typical.service_rate,
-        ),
-        lessons.typical.cold_start if cold_start is None else cold_start,
-    )
-    return Lessons(of, typical)
+            borrowed.append(replica.service_rate)
+    rate = _median(of.values(), borrowed, lessons.typical.service_rate)
+    return Lessons(of, Learned(rate, lessons.typical.cold_start if cold_start is None else cold_start))
 
 
 def _median(own: Iterable[float | None], borrowed: Iterable[float | None], otherwise: float | None) -> float | None:

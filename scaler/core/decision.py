@@ -6,21 +6,22 @@ May not be in here: clocks, I/O, constants (policy.py has every one, with its so
 1. Which replicas count. One is *blind* when its oldest reading is older than staleAfter, or its waiting or running is
    missing; *dead* when its capacity is 0 (GPU lost or unhealthy, engine wedged or asleep); *impaired* when its capacity
    is below 1. An unknown capacity is taken for 1, as the replica serves, and the account says so.
-2. The work, in whole replicas: what runs over the knee, or the KV cache that is held over its target, whichever is
-   more; plus the backlog, its rising trend included, over the queue that one replica can work off in time.
+2. The work, in whole replicas: what the forecast asks for (or what is held right now, if that is more), plus the
+   backlog that will still be there when help comes. What a dead replica shows does not count: it is frozen, and what
+   waits there is sent to others.
 3. The replicas that carry it, the least capable counted first: a dead one takes a place and carries nothing. The value
    is absolute, so that replicas which are already on their way are never asked for twice.
 4. Missing is not zero. A blind replica keeps itself on top of the work that is seen, and while anything is missing (a
-   blind replica, a KV cache usage, an exporter that never answered) the answer is never below the replicas there are:
-   it can still grow. While a replica that was read before is blind, it is not below the last answer either: that may
-   have asked for replicas which are not seen yet. When nothing is known at all, the answer is Unknown, and the caller
-   holds.
+   blind replica, a KV cache usage, an exporter that never answered, a past long enough to plan by) the answer is never
+   below the replicas there are: it can still grow. While a replica that was read before is blind, it is not below the
+   last answer either: that may have asked for replicas which are not seen yet. When nothing is known at all, the answer
+   is Unknown, and the caller holds.
 5. maxReplicas caps what the work asks for; not what rule 4 holds, for a hold removes nothing.
 6. mode advisory answers with the replicas there are. The terms show what it would have said.
 
 There is no damping here beyond that: the HPA has a window of its own (300 s down), and two in a row only make the
-result harder to explain. Nor is anything done about the HPA's tolerance (a value within 10 % of the replicas there are
-changes nothing): the account says when it applies.
+result harder to explain. The HPA does nothing about a value within 10 % of the replicas there are. Nor is it pressed
+to: what one replica in ten or more would save is little; the account says when it applies.
 """
 
 import math
@@ -29,14 +30,15 @@ from collections.abc import Mapping
 from msgspec import Struct, structs
 
 from scaler.core import account, policy
-from scaler.core.capacity import Learned, Lessons, carried, learn, replicas_for
-from scaler.core.demand import Demand, Point, demand, remember
+from scaler.core.capacity import Lessons, carried, learn, replicas_for
+from scaler.core.demand import Demand, Outlook, demand, look
 from scaler.core.trigger import QUEUE_DEPTH, Trigger
 from scaler.core.view import Fleet, Replica
 
 #: What decided; the label of plimsoll_scaler_decisions_total.
 REASONS = (
     "idle",
+    "forecast",
     "running",
     "kv_cache",
     "queue",
@@ -52,8 +54,8 @@ SUPPLYING, IMPAIRED, DEAD, BLIND = STATES = ("supplying", "impaired", "dead", "b
 class Memory(Struct, frozen=True):
     """What one ScaledObject's decisions remember of the earlier ones."""
 
-    points: tuple[Point, ...] = ()
     lessons: Lessons = Lessons()
+    outlook: Outlook = Outlook()
     held: float = 0.0  # replicas that the last decision came to, before advice was made of it
 
 
@@ -101,14 +103,15 @@ def decide(trigger: Trigger, fleet: Fleet, memory: Memory | None, now: float) ->
     seen = [replica for replica in fleet.replicas if states[replica.id] != BLIND]
     blind = [replica for replica in fleet.replicas if states[replica.id] == BLIND]
     if not seen:
-        return Unknown(account.nothing_fresh(blind, trigger)), structs.replace(memory, points=())
+        return Unknown(account.nothing_fresh(blind, trigger)), memory
 
     lessons = learn(memory.lessons, fleet.replicas, fleet.cold_start)
-    gateway = fleet.gateway_waiting or 0.0
-    queue = sum(replica.waiting or 0.0 for replica in seen) + gateway
-    # A queue that is seen in part only rises when the other part comes back.
-    points, trend = ((), 0.0) if blind else remember(memory.points, now, queue)
-    work = demand(trigger, seen, lessons.typical, fleet.gateway_waiting, trend)
+    live = [replica for replica in seen if states[replica.id] != DEAD]
+    outlook = memory.outlook
+    # What came is not known while a part of it is not seen; it is made up for when that part comes back.
+    if all(replica.reading_age is None for replica in blind):
+        outlook = look(outlook, trigger, live, lessons.typical, now)
+    work = demand(trigger, live, lessons.typical, fleet.gateway_waiting, outlook)
 
     # One that was never read is a new one on its way: it will carry what its GPU lets it, and has nothing to keep.
     new = [replica for replica in blind if replica.reading_age is None]
@@ -117,7 +120,8 @@ def decide(trigger: Trigger, fleet: Fleet, memory: Memory | None, now: float) ->
     needed = min(replicas_for(work.total, capacities) + lost, policy.value("most_replicas"))
 
     there = max(len(fleet.replicas), fleet.spec_replicas or 0)
-    vetoes = account.vetoes(trigger, fleet, seen, blind)
+    missing = account.missing(trigger, fleet, seen, blind)
+    vetoes = missing + account.unlearned(work, outlook)
     capped = needed if trigger.max_replicas is None else min(needed, float(trigger.max_replicas))
     floor = max(float(there), memory.held if lost else 0.0) if vetoes else 0.0
     held = max(capped, floor)
@@ -125,7 +129,7 @@ def decide(trigger: Trigger, fleet: Fleet, memory: Memory | None, now: float) ->
     required = _thousandths(answer)
 
     whole = math.ceil(_thousandths(needed))
-    terms = _terms(work, lessons.typical, fleet, states, capacities) | {
+    terms = _terms(work, fleet, states) | {
         "needed": _thousandths(needed),
         # The work at which one more, or one fewer, is needed.
         "demand_up": carried(whole - lost, capacities),
@@ -137,13 +141,13 @@ def decide(trigger: Trigger, fleet: Fleet, memory: Memory | None, now: float) ->
     reason = _reason(trigger, work, (needed, capped, held), lost)
     decision = Decision(
         required_replicas=required,
-        active=work.waiting + work.running > 0 or bool(vetoes) or trigger.mode == "advisory",
+        active=work.waiting + work.running > 0 or bool(missing) or trigger.mode == "advisory",
         reason=reason,
         terms=terms,
         vetoes=vetoes,
         explanation=account.sentence(trigger, fleet, states, reason, terms, vetoes),
     )
-    return decision, Memory(points, lessons, held)
+    return decision, Memory(lessons, outlook, held)
 
 
 def metric_value(metric: str, trigger: Trigger, decision: Decision) -> tuple[int, float]:
@@ -186,12 +190,11 @@ def _reason(trigger: Trigger, work: Demand, steps: tuple[float, float, float], l
         return "hold" if lost else "lost_capacity"
     if work.by_queue > 0 and math.ceil(_thousandths(work.base)) < math.ceil(_thousandths(work.total)):
         return "queue"
-    return "kv_cache" if work.by_kv > work.by_running else "running"
+    largest = {"forecast": work.planned or 0.0, "kv_cache": work.by_kv, "running": work.by_running}
+    return max(largest, key=lambda name: largest[name])
 
 
-def _terms(
-    work: Demand, learned: Learned, fleet: Fleet, states: Mapping[str, str], capacities: list[float]
-) -> dict[str, float]:
+def _terms(work: Demand, fleet: Fleet, states: Mapping[str, str]) -> dict[str, float]:
     count = {name: float(sum(each == name for each in states.values())) for name in STATES}
     fresh = [replica for replica in fleet.replicas if states[replica.id] != BLIND]
     ages = [replica.reading_age for replica in fleet.replicas if replica.reading_age is not None]
@@ -201,17 +204,17 @@ def _terms(
         "gateway_waiting": fleet.gateway_waiting,
         "kv_usage": work.kv_usage,
         "oldest_reading_seconds": max(ages),
-        "knee": work.knee,
-        "knee_learned": float(learned.knee is not None),
-        "headroom": work.headroom,
+        "requests_per_second": work.requests,
+        "request_seconds": work.request_seconds,
+        "batch": work.batch,
+        "work": work.work,
+        "lead_seconds": work.lead,
+        "expected": work.expected,
+        "planned": work.planned,
         "demand_running": work.by_running,
         "demand_kv": work.by_kv,
         "demand_base": work.base,
-        "trend_per_second": work.trend,
-        "lead_seconds": work.lead,
         "backlog": work.backlog,
-        "service_rate": learned.service_rate,
-        "queue_per_replica": work.per_replica,
         "demand_queue": work.by_queue,
         "demand": work.total,
         "replicas": float(len(fleet.replicas)),

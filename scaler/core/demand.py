@@ -1,22 +1,40 @@
-"""How much work there is, in whole replicas.
+"""How much work there is and will be, in whole replicas.
 
-May not be in here: what the replicas that are left can carry (capacity.py), what is done about it (decision.py).
+May not be in here: what comes and what it costs (work.py), how well it can be foreseen (forecast.py), what the replicas
+that are left can carry (capacity.py), what is done about it (decision.py).
 
-    demand = max(running requests / knee, KV cache held / kvCacheTarget) + backlog / queue that a replica can work off
+    demand = max(planned, KV cache held / kvCacheTarget, running / batch) + backlog / drainWithin
 
-Every part of it grows or stays when a load grows: no reading that gets worse may ever lower the demand.
+*planned* is what the forecast asks for. The two beside it are what is held right now: nobody may be left without a
+place by a forecast. *backlog* is the part of the queue, in seconds of a replica's work, that will still be there when a
+replica that is asked for now begins to serve: for what is worked off sooner, it would come too late.
+
+Where nobody has shown yet what a request costs, there is nothing to plan by: what is held and what waits is all.
+Every part grows or stays when what is read now grows: no reading that gets worse may ever lower the demand.
 """
 
 from collections.abc import Sequence
 
 from msgspec import Struct
 
-from scaler.core import policy
+from scaler.core import forecast, policy, work
 from scaler.core.capacity import Learned
 from scaler.core.trigger import Trigger
 from scaler.core.view import Replica
 
-Point = tuple[float, float]  # (when, requests that waited)
+
+class Outlook(Struct, frozen=True):
+    """What is remembered of the work that came, and what was made of it."""
+
+    flow: work.Flow = work.Flow()
+    history: forecast.History = forecast.History()
+    plan: forecast.Plan = forecast.Plan()
+    cost: work.Cost | None = None
+
+    @property
+    def seconds(self) -> float:
+        """How far back it goes."""
+        return len(self.history.slots) * forecast.SLOT
 
 
 class Demand(Struct, frozen=True):
@@ -25,98 +43,114 @@ class Demand(Struct, frozen=True):
     waiting: float  # requests
     running: float  # requests
     kv_usage: float  # caches: the sum over replicas
-    knee: float  # requests per replica
-    headroom: float  # ratio
-    by_running: float
+    batch: float  # requests that a full replica runs
+    lead: float  # seconds from asking for a replica to its first token
+    requests: float | None  # that came, per second; None: what one costs is not known, as in the next four
+    request_seconds: float | None  # of a whole replica's time that one costs
+    work: float | None  # that comes now
+    expected: float | None  # a lead from now
+    planned: float | None  # for that, and for what forecasts err by
     by_kv: float
-    base: float  # the larger of the two
-    trend: float  # requests/s, only upwards
-    lead: float  # seconds that the trend is followed ahead: a cold start
-    backlog: float  # requests
-    per_replica: float  # requests of backlog that ask for one replica
+    by_running: float
+    base: float  # the largest
+    backlog: float  # seconds of a whole replica's time; requests where what one costs is not known
     by_queue: float
     total: float
 
 
+def lead(trigger: Trigger, learned: Learned) -> float:
+    """Seconds from a need to a replica that serves: KEDA's and the HPA's own pace, and a cold start."""
+    told = (trigger.cold_start, learned.cold_start, policy.value("cold_start"))
+    return next(seconds for seconds in told if seconds is not None) + policy.value("sync")
+
+
+def look(before: Outlook, trigger: Trigger, replicas: Sequence[Replica], learned: Learned, now: float) -> Outlook:
+    """With what came since the last look, of replicas that are fresh; not more often than a slot lasts."""
+    if before.flow.at is not None and now - before.flow.at < forecast.SLOT - policy.value("early"):
+        return before
+    flow = work.look(before.flow, replicas, now)
+    cost = work.cost(replicas, flow.mix, learned.service_rate) or before.cost
+    came = work.came(flow, cost)
+    if came is None:
+        return Outlook(flow, before.history, before.plan, cost)
+    # Planned by what was known before: the newest reading then counts in one place only (forecast.py, at the end).
+    plan = forecast.plan(before.history, lead(trigger, learned), _patience(trigger))
+    return Outlook(flow, forecast.remember(before.history, came, now), plan, cost)
+
+
 def demand(
-    trigger: Trigger, replicas: Sequence[Replica], learned: Learned, gateway_waiting: float | None, trend: float
+    trigger: Trigger, replicas: Sequence[Replica], learned: Learned, gateway_waiting: float | None, outlook: Outlook
 ) -> Demand:
-    """replicas: only those whose waiting and running are known and fresh."""
+    """replicas: only those whose waiting and running are known and fresh, and that carry anything."""
     waiting = sum(replica.waiting or 0.0 for replica in replicas) + (gateway_waiting or 0.0)
     running = sum(replica.running or 0.0 for replica in replicas)
     kv_usage = sum(replica.kv_usage or 0.0 for replica in replicas)
-
-    # Without a knee the KV cache has to tell (by_kv is running over the running that would fill the target), and
-    # no batch is larger than the cap.
-    knee = max(1.0, learned.knee) if learned.knee is not None else policy.value("knee_cap")
-    headroom = trigger.headroom
-    if headroom is None:
-        headroom = policy.value("headroom") if learned.knee is not None else 0.0
-    by_running = sum(_busy(replica, learned, knee, headroom) for replica in replicas)
+    ahead, cost, flow = lead(trigger, learned), outlook.cost, outlook.flow
     by_kv = kv_usage / trigger.kv_cache_target
-    base = max(by_running, by_kv)
-
-    lead = next(s for s in (trigger.cold_start, learned.cold_start, policy.value("cold_start")) if s is not None)
-    backlog = waiting + min(max(0.0, trend) * lead, waiting * policy.value("trend_cap"))
-    per_replica = _per_replica(trigger, learned)
-    by_queue = backlog / per_replica
+    if cost is None:
+        return _held(trigger, replicas, Demand(
+            waiting=waiting, running=running, kv_usage=kv_usage, batch=policy.value("batch"), lead=ahead,
+            requests=None, request_seconds=None, work=None, expected=None, planned=None,
+            by_kv=by_kv, by_running=0.0, base=0.0, backlog=waiting, by_queue=0.0, total=0.0,
+        ))  # fmt: skip
+    seconds = work.request_seconds(cost, flow.mix)
+    expected = forecast.level(outlook.history, outlook.plan, ahead)
+    planned = forecast.replicas_for(outlook.plan, expected, _patience(trigger)) * (1 + (trigger.headroom or 0.0))
+    by_running = running / cost.batch
+    base = max(planned, by_kv, by_running)
+    supply = sum(1.0 if replica.capacity is None else replica.capacity for replica in replicas)
+    backlog = _left(waiting * seconds, expected, supply * policy.value("full"), ahead, trigger)
+    by_queue = backlog / trigger.drain_within if trigger.queue_target is None else waiting / trigger.queue_target
     return Demand(
         waiting=waiting,
         running=running,
         kv_usage=kv_usage,
-        knee=knee,
-        headroom=headroom,
-        by_running=by_running,
+        batch=cost.batch,
+        lead=ahead,
+        requests=sum(one.requests for one in flow.of.values()),
+        request_seconds=seconds,
+        work=outlook.history.slots[-1] if outlook.history.slots else 0.0,
+        expected=expected,
+        planned=planned,
         by_kv=by_kv,
+        by_running=by_running,
         base=base,
-        trend=max(0.0, trend),
-        lead=lead,
         backlog=backlog,
-        per_replica=per_replica,
         by_queue=by_queue,
         total=base + by_queue,
     )
 
 
-def _busy(replica: Replica, learned: Learned, knee: float, headroom: float) -> float:
-    """One replica's part: what its running requests need; all of itself if a queue stands before it.
+def _patience(trigger: Trigger) -> float:
+    """Seconds that a request may wait before it is begun: its own prefill and the step under way take the rest."""
+    return trigger.ttft_target * policy.value("patience")
 
-    Where neither a knee nor the KV cache can tell how full it is, a busy replica needs itself.
+
+def _left(queued: float, expected: float, supply: float, ahead: float, trigger: Trigger) -> float:
+    """What is left of the queue (seconds of work) when a replica that is asked for now begins to serve.
+
+    A queue that is gone before anybody minds is none: requests wait for the step under way at any load.
     """
-    running = replica.running or 0.0
-    cannot_tell = learned.knee is None and replica.kv_usage is None
-    full = bool(replica.waiting) or (cannot_tell and running > 0)
-    return max(running / knee * (1 + headroom), 1.0 if full else 0.0)
-
-
-def _per_replica(trigger: Trigger, learned: Learned) -> float:
-    if trigger.queue_target is not None:
-        return trigger.queue_target
-    if learned.service_rate is not None:
-        return max(1.0, learned.service_rate * trigger.drain_within)
-    return policy.value("queue_target")
-
-
-def remember(points: Sequence[Point], now: float, waiting: float) -> tuple[tuple[Point, ...], float]:
-    """(points to keep, slope in requests/s) of the queue over the last trend_window, by least squares.
-
-    The slope is 0 until the points span trend_span. A point is kept once per trend_step; the newest always counts.
-    """
-    window, step = policy.value("trend_window"), policy.value("trend_step")
-    kept = [point for point in points if now - window <= point[0] <= now]
-    # A second reading of one moment replaces the first.
-    earlier = [point for point in kept if point[0] < now]
-    slope = _slope([*earlier, (now, waiting)])
-    if not earlier or now - earlier[-1][0] >= step:
-        return (*earlier, (now, waiting)), slope
-    return tuple(earlier), slope
-
-
-def _slope(points: Sequence[Point]) -> float:
-    start = points[0][0]
-    if points[-1][0] - start < policy.value("trend_span"):
+    if queued <= supply * _patience(trigger):
         return 0.0
-    mean_at = sum(at - start for at, _ in points) / len(points)
-    mean = sum(waiting for _, waiting in points) / len(points)
-    spread = sum((at - start - mean_at) ** 2 for at, _ in points)
-    return sum((at - start - mean_at) * (waiting - mean) for at, waiting in points) / spread
+    return max(0.0, queued + (expected - supply) * ahead)
+
+
+def _held(trigger: Trigger, replicas: Sequence[Replica], seen: Demand) -> Demand:
+    """The demand by what is held and waits alone. A replica that says nothing of its KV cache needs itself if busy."""
+    by_running = sum(
+        max((replica.running or 0.0) / (replica.max_running or seen.batch), 1.0 if _cannot_tell(replica) else 0.0)
+        for replica in replicas
+    )
+    base = max(seen.by_kv, by_running)
+    by_queue = seen.waiting / (trigger.queue_target or policy.value("queue_target"))
+    return Demand(
+        waiting=seen.waiting, running=seen.running, kv_usage=seen.kv_usage, batch=seen.batch, lead=seen.lead,
+        requests=None, request_seconds=None, work=None, expected=None, planned=None,
+        by_kv=seen.by_kv, by_running=by_running, base=base, backlog=seen.waiting, by_queue=by_queue,
+        total=base + by_queue,
+    )  # fmt: skip
+
+
+def _cannot_tell(replica: Replica) -> bool:
+    return bool(replica.waiting) or (replica.kv_usage is None and bool(replica.running))

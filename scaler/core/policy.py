@@ -18,17 +18,25 @@ class Constant(NamedTuple):
 # One row a constant: a wrapped table cannot be scanned.
 CONSTANTS: dict[str, Constant] = {
     # What a replica carries.
-    "headroom": Constant(0.1, "ratio", "the HPA's own tolerance: with less spare than that it would not act on being full"),
-    "knee_cap": Constant(256, "requests", "vLLM's default max_num_seqs: no batch is larger, whatever the KV cache holds"),
+    "batch": Constant(256, "requests", "vLLM's default max_num_seqs: no batch is larger, whatever the KV cache holds"),
     "kv_cache_target": Constant(0.8, "ratio", "llm-d's variant autoscaler calls a replica saturated at 0.80 of its KV cache"),
     # What a queue asks for.
     "queue_target": Constant(5, "requests/replica", "the field's default: vLLM production stack, keda-gpu-scaler, llm-d"),
+    "ttft_target": Constant(2, "s", "a wait for the first token that people bear in a chat"),
     "drain_within": Constant(60, "s", "shortest cold start in the field (60 to 600 s): a queue gone by then needs no replica"),
-    "cold_start": Constant(60, "s", "lead of the trend while no cold start is given and none was seen: the same shortest cold start"),
-    "trend_window": Constant(30, "s", "KEDA's pollingInterval: what the queue did since it was last asked"),
-    "trend_span": Constant(5, "s", "with fewer than five readings at the exporter's 1 s a slope is noise"),
-    "trend_step": Constant(1, "s", "the exporter's interval: points closer together say nothing new"),
-    "trend_cap": Constant(1, "ratio", "the trend adds this share of what waits at most: it may double a queue, not invent one"),
+    "cold_start": Constant(60, "s", "while none is given and none was seen: the same shortest cold start"),
+    "sync": Constant(15, "s", "the HPA's own pace: so late is an answer acted on"),
+    # How much work there is, and will be.
+    "mix_memory": Constant(300, "s", "the mix of requests changes within minutes; the HPA's own window is as long"),
+    "kv_full": Constant(0.9, "ratio", "vLLM preempts when the cache is full: a batch that holds more would be cut back"),
+    "history": Constant(1800, "s", "the last half hour: several cold starts, and no longer than a load stays alike"),
+    "growth": Constant(0.04, "ratio/min", "of the load, while the past is too short to tell: the Azure 2023 conversation trace's steepest ten minutes"),
+    "covered": Constant(0.9, "ratio", "of what may come, by which forecasts are compared"),
+    "worth": Constant(0.1, "ratio", "of a replica's time that it must save from lateness to be worth having"),
+    "full": Constant(0.95, "ratio", "of a replica's work: what is left evens out what routing and single requests do"),
+    "patience": Constant(0.8, "ratio", "of ttftTarget for the queue: the step under way and the prefill itself take the rest"),
+    "early": Constant(0.5, "s", "by which a look may come before a slot is over: clocks of two programs are not in step"),
+    "young": Constant(600, "s", "a past that is shorter is no ground to remove replicas on: two windows of the HPA"),
     # When a reading is not believed.
     "stale_after": Constant(15, "s", "fifteen missed readings; one sync of the HPA, so as often as the answer is used"),
     "first_listing": Constant(15, "s", "three look-ups of a name: who is listed by then was there when the scaler started"),

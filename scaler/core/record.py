@@ -15,7 +15,10 @@ from scaler.core.view import Fleet, Replica
 
 
 class Record(Struct, frozen=True, omit_defaults=True):
-    """One line of the record file. `replicas` are the inputs, with ages; the short form is without them."""
+    """One line of the record file. From `trigger` on: what was asked and seen; the short form is without it.
+
+    A line may lack what a later version added: every field but the first five has a default.
+    """
 
     time: float  # Unix time
     namespace: str
@@ -29,6 +32,9 @@ class Record(Struct, frozen=True, omit_defaults=True):
     trigger: Mapping[str, str] = {}
     replicas: tuple[Replica, ...] = ()
     gateway_waiting: float | None = None
+    spec_replicas: int | None = None
+    unheard: tuple[str, ...] = ()  # exporters that never answered
+    cold_start: float | None = None  # seconds, as the nodes saw it
 
 
 def record(trigger: Trigger, fleet: Fleet, result: Decision | Unknown, wall: float) -> Record:
@@ -48,13 +54,29 @@ def record(trigger: Trigger, fleet: Fleet, result: Decision | Unknown, wall: flo
             vetoes=result.vetoes,
         )
     return structs.replace(
-        answer, trigger=trigger.shown, replicas=fleet.replicas, gateway_waiting=fleet.gateway_waiting
+        answer,
+        trigger=trigger.shown,
+        replicas=fleet.replicas,
+        gateway_waiting=fleet.gateway_waiting,
+        spec_replicas=fleet.spec_replicas,
+        unheard=fleet.unheard,
+        cold_start=fleet.cold_start,
     )
 
 
 def short(full: Record) -> bytes:
     """JSON without the inputs: what the ring of the last records holds."""
-    return msgspec.json.encode(structs.replace(full, trigger={}, replicas=(), gateway_waiting=None))
+    return msgspec.json.encode(
+        structs.replace(
+            full,
+            trigger={},
+            replicas=(),
+            gateway_waiting=None,
+            spec_replicas=None,
+            unheard=(),
+            cold_start=None,
+        )
+    )
 
 
 def line(full: Record) -> bytes:

@@ -42,7 +42,8 @@ class Trigger(Struct, frozen=True):
     model: str = ""
     queue_target: float | None = None  # waiting requests tolerated per replica
     kv_cache_target: float = policy.value("kv_cache_target")  # 0..1
-    headroom: float | None = None  # share on top of what the running requests need
+    headroom: float | None = None  # share on top of what is planned
+    ttft_target: float = policy.value("ttft_target")  # s
     cold_start: float | None = None  # s; None: auto
     drain_within: float = policy.value("drain_within")  # s
     stale_after: float = policy.value("stale_after")  # s
@@ -136,7 +137,8 @@ KEYS: dict[str, Key] = {key.name: key for key in (
     Key("podSelector", "pod_selector", selector.parse, "labels of the pods that this object scales"),
     Key("queueTarget", "queue_target", _number(0.01, 1e6), "waiting requests tolerated per replica"),
     Key("kvCacheTarget", "kv_cache_target", _number(0.05, 1), "share of the KV cache that may be held"),
-    Key("headroom", "headroom", _number(0, 10), "share kept free on top of what the running requests need"),
+    Key("headroom", "headroom", _number(0, 10), "share kept free on top of what is planned"),
+    Key("ttftTarget", "ttft_target", _duration(0.1, 600), "time to the first token that is to be kept", "s"),
     Key("coldStart", "cold_start", _auto_or(_duration(1, 86400)), "time until a new replica serves", "s"),
     Key("drainWithin", "drain_within", _duration(1, 3600), "time in which a queue is to be worked off", "s"),
     Key("staleAfter", "stale_after", _duration(2, 600), "age at which a reading is no longer believed", "s"),
@@ -149,7 +151,6 @@ KEYS: dict[str, Key] = {key.name: key for key in (
 #: Words of the interface that this version cannot honour yet, and what to do instead.
 NOT_YET = {
     "gateway": "no gateway is configured in this scaler; drop the key (the engines' own queues are read)",
-    "ttftTarget": "this version has no model of time to first token; drop the key and set drainWithin",
 }
 
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?")

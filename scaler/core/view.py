@@ -3,11 +3,14 @@
 May not be in here: how a feed is read (sources/feed.py), what follows from a fleet (decision.py).
 
 A replica is one pod, or one endpoint where no pod is known: all engine rows of it that the trigger selects. Over its
-engines (data parallelism) requests, tokens and learned numbers are summed, KV usage is the highest, capacity the
-lowest, the age the oldest. Where one engine's number is missing the sum is missing: a part is never taken for a whole.
+engines (data parallelism) requests, tokens, rates and learned numbers are summed, KV usage and time to first token are
+the highest, capacity the lowest, the age the oldest. The pace (seconds of a step, a sequence, a prompt token) is of one
+engine, their mean: the pod works off as much at a time as it has engines. The share of prompts in the prefix cache is
+their mean, too. Where one engine's number is missing the replica's is missing: a part is never taken for a whole.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from statistics import fmean
 from urllib.parse import urlsplit
 
 from msgspec import Struct
@@ -76,6 +79,10 @@ class EngineView(Struct, frozen=True):
     why: str = ""  # the diagnosis in a sentence
     max_running: float | None = None
     kv_peak: float | None = None
+    step_seconds: float | None = None  # of a step, and more for each sequence and each prompt token in it: all or none
+    sequence_seconds: float | None = None
+    prompt_token_seconds: float | None = None
+    pace_seconds: float = 0.0  # 0: the three are the model's on its node, not its own
 
 
 class ColdStartView(Struct, frozen=True):
@@ -123,6 +130,7 @@ class Replica(Struct, frozen=True):
     error: str = ""  # of the last attempt to read it
     waiting: float | None = None
     running: float | None = None
+    max_running: float | None = None  # requests that it runs at most, as it says
     kv_usage: float | None = None
     kv_capacity_tokens: float | None = None
     prompt_tokens_total: float | None = None
@@ -137,6 +145,13 @@ class Replica(Struct, frozen=True):
     knee_running: float | None = None
     service_rate: float | None = None
     queued_seconds: float = 0.0  # 0: the two above are the model's on its node, not its own
+    preemptions_per_second: float | None = None  # over the exporter's window, as the next two
+    prefix_hit_ratio: float | None = None  # mean over its engines
+    ttft_p95: float | None = None  # the highest of its engines
+    step_seconds: float | None = None  # of one of its engines, as the next two
+    sequence_seconds: float | None = None
+    prompt_token_seconds: float | None = None
+    pace_seconds: float = 0.0  # of the least watched; 0: the three are the model's on its node, not its own
     gpus: tuple[GpuView, ...] = ()
 
     @property
@@ -310,6 +325,7 @@ def _replica(rows: Sequence[_Row]) -> Replica:
         error=next((engine.error for engine in engines if engine.error), ""),
         waiting=_all([engine.waiting for engine in engines], sum),
         running=_all([engine.running for engine in engines], sum),
+        max_running=_all([engine.max_running for engine in engines], sum),
         kv_usage=_all([engine.kv_usage for engine in engines], max),
         kv_capacity_tokens=_all([engine.kv_capacity_tokens for engine in engines], sum),
         prompt_tokens_total=_all([engine.prompt_tokens_total for engine in engines], sum),
@@ -324,6 +340,13 @@ def _replica(rows: Sequence[_Row]) -> Replica:
         knee_running=_all([engine.knee_running for engine in engines], sum),
         service_rate=_all([engine.service_rate for engine in engines], sum),
         queued_seconds=min(engine.queued_seconds for engine in engines),
+        preemptions_per_second=_all([engine.preemptions_per_second for engine in engines], sum),
+        prefix_hit_ratio=_all([engine.prefix_hit_ratio for engine in engines], fmean),
+        ttft_p95=_all([engine.ttft_p95 for engine in engines], max),
+        step_seconds=_all([engine.step_seconds for engine in engines], fmean),
+        sequence_seconds=_all([engine.sequence_seconds for engine in engines], fmean),
+        prompt_token_seconds=_all([engine.prompt_token_seconds for engine in engines], fmean),
+        pace_seconds=min(engine.pace_seconds for engine in engines),
         gpus=tuple(known[key] for key in gpus if key in known),
     )
 

@@ -200,7 +200,9 @@ _NUMBERS = (
     *("requests_per_second", "tokens_per_second", "knee_running", "service_rate", "knee_tokens", "token_rate"),
     *("rejections_per_second", "preemptions_per_second", "prompt_tokens_per_second", "prefix_hit_ratio"),
     *("ttft_p50", "ttft_p95", "itl_p50", "itl_p95", "queue_time_p95", "max_running", "kv_peak"),
+    *("step_seconds", "sequence_seconds", "prompt_token_seconds"),
 )
+_SECONDS = ("seen_seconds", "queued_seconds", "pace_seconds")  # always sent
 _RATIOS = ("kv_usage", "capacity", "prefix_hit_ratio", "kv_peak")  # 0..1
 _TEXTS = ("endpoint", "namespace", "pod", "container", "model", "engine", "kind", "error", "cause", "why")
 
@@ -233,7 +235,7 @@ def decode(message: pb.NodeSignals, known: NodeView, last: NodeView | None) -> N
 
 def _engine(engine: pb.Engine) -> EngineView:
     sent: dict[str, Any] = {name: getattr(engine, name) for name in _NUMBERS if engine.HasField(name)}
-    sent["seen_seconds"], sent["queued_seconds"] = engine.seen_seconds, engine.queued_seconds
+    sent.update({name: getattr(engine, name) for name in _SECONDS})
     # NaN is in no range.
     numbers = {name: value for name, value in sent.items() if 0 <= value <= (1 if name in _RATIOS else LARGEST_NUMBER)}
     texts = {name: getattr(engine, name) for name in _TEXTS}

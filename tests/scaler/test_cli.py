@@ -15,15 +15,17 @@ from exporter.pb import signals_pb2 as pb
 from scaler import cli
 from tests.scaler.fakes import FakeExporter, Keda, Scaler, engine, exporter, scaler, signals
 
+#: A full one serves 0.5 requests/s: 60 that wait are 120 s of work.
+TAUGHT = engine("llama-0", waiting=60, running=4, max_running=8, service_rate=0.5, kv_usage=0.3)
+SICK = engine("llama-1", capacity=0.0, gpus=["GPU-1"])
+BLIND = engine("llama-2", waiting=None, error="timeout")
 LOST = pb.Gpu(uuid="GPU-1", state="lost", capacity=0.0, reasons=[pb.Reason(reason="xid_79", action="reset_gpu")])
 
 
 @pytest.fixture
 async def fake() -> AsyncIterator[FakeExporter]:
     async with exporter() as running:
-        taught = engine("llama-0", waiting=28, running=4, knee_running=8, service_rate=0.5, kv_usage=0.3)
-        sick = engine("llama-1", capacity=0.0, gpus=["GPU-1"])
-        running.send(signals(taught, sick, engine("llama-2", waiting=None, error="timeout"), gpus=[LOST]))
+        running.send(signals(TAUGHT, SICK, gpus=[LOST]))
         yield running
 
 
@@ -44,8 +46,13 @@ async def explain(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[
     return status, captured.out, captured.err
 
 
-async def test_explain_accounts_for_the_answer(running: Scaler, capsys: pytest.CaptureFixture[str]) -> None:
-    value, explanation = await Keda(running.ports.grpc, {"model": "llama"}).metrics()
+async def test_explain_accounts_for_the_answer(
+    fake: FakeExporter, running: Scaler, capsys: pytest.CaptureFixture[str]
+) -> None:
+    keda = Keda(running.ports.grpc, {"model": "llama"})
+    await keda.until(2.312)
+    fake.send(signals(TAUGHT, SICK, BLIND, gpus=[LOST]))
+    explanation = await keda.until(3.312)  # and the blind one
     status, said, errors = await explain(capsys, "default/llama", "--scaler", running.web)
     assert (status, errors) == (0, "")
     blocks = {block.splitlines()[0].split(":")[0]: block for block in said.split("\n\n")}
@@ -53,7 +60,9 @@ async def test_explain_accounts_for_the_answer(running: Scaler, capsys: pytest.C
         "ScaledObject default/llama",
         "settings",
         "inputs",
-        "arithmetic",
+        "what comes",
+        "what is held and what waits",
+        "what carries it",
         "vetoes (not fewer than 3, until these are mended)",
         "what would change the answer",
         "answer",
@@ -61,16 +70,52 @@ async def test_explain_accounts_for_the_answer(running: Scaler, capsys: pytest.C
     assert "staleAfter     15s  (default)" in said
     assert "model          llama\n" in said
     first, second, third = blocks["inputs"].splitlines()[2:]
-    assert first.split() == ["llama-0", "supplying", first.split()[2], "28", "4", "0.30", "1", "8", "0.50", "idle"]
+    assert first.split() == ["llama-0", "supplying", first.split()[2], "60", "4", "8", "0.30", "1", "-", "idle"]
     assert "pod llama-1: GPU-1 lost (xid_79 -> reset_gpu)" in second
     assert third.split()[:2] == ["llama-2", "blind"]
     assert "timeout" in third
-    # 28 waiting at 30 a replica, one replica with a queue, one dead, one blind.
-    for number, name in (("0.93", "demand_queue"), ("1", "demand_base"), ("1.93", "demand"), ("3.93", "needed")):
-        assert [name, number] in [line.split()[:2] for line in blocks["arithmetic"].splitlines()]
-    assert "5 are needed when demand passes 2 (it is 1.93): about 3 more waiting" in said
+    # Half a batch runs; 60 wait with 2 s each, of which one replica works off 71.25 s until another could serve.
+    steps = {line.split()[0]: line.split()[1] for line in said.splitlines() if line.startswith("  ") and line.split()}
+    for name, number in (
+        ("request_seconds", "2"),
+        ("planned", "0"),
+        ("demand_base", "0.50"),
+        ("backlog", "48.75"),
+        ("demand_queue", "0.81"),
+        ("demand", "1.31"),
+        ("needed", "3.31"),
+        ("required", "3.31"),
+    ):
+        assert steps[name] == number, name
+    turns = blocks["what would change the answer"]
+    assert "5 are needed when demand passes 2 (it is 1.31)" in turns
+    assert "about 21 more waiting (now 60)" in turns
+    assert "more than 9.50 running (now 4)" in turns
+    assert "blind: llama-2 without waiting, last error timeout" in said
     assert explanation in said
-    assert value.metricValueFloat == pytest.approx(3.933)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "words"),
+    [
+        ({}, "not known: no replica has shown what a request costs"),
+        ({}, "20 waiting / 5 a replica"),
+        ({"queueTarget": "10"}, "20 waiting / queueTarget 10"),
+        ({"maxReplicas": "2"}, "maxReplicas 2 is in the way of more"),
+        ({"mode": "advisory"}, "mode active would answer 5"),
+        ({"kvCacheTargetFromEnv": "0.5"}, "KV caches held / kvCacheTarget (from the environment)"),
+    ],
+    ids=str,
+)
+async def test_explain_of_a_fleet_that_has_shown_nothing(
+    metadata: dict[str, str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with exporter(engine("llama-0", waiting=20, running=4)) as fake, scaler(fake.address) as running:
+        await running.connected()
+        await Keda(running.ports.grpc, {"model": "llama"} | metadata).until_value()
+        status, said, _ = await explain(capsys, "default/llama", "--scaler", running.web)
+    assert status == 0
+    assert words in said
 
 
 async def test_explain_when_there_is_no_answer(

@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +12,10 @@ import pytest
 
 from exporter.kit.config import ConfigError
 from scaler import decisions
-from scaler.core.decision import Decision, Unknown
-from scaler.core.trigger import TriggerError
-from scaler.core.view import EngineView, NodeView
+from scaler.core.decision import Decision, Memory, Unknown, decide
+from scaler.core.forecast import SLOT
+from scaler.core.trigger import Trigger, TriggerError
+from scaler.core.view import EngineView, Fleet, NodeView
 from scaler.decisions import Desk
 from scaler.journal import Journal
 
@@ -92,16 +95,15 @@ async def test_isactive_is_the_other_half_of_a_poll(world: World) -> None:
 
 
 async def test_the_memory_of_one_object_is_not_anothers(world: World) -> None:
-    for second in range(10):
-        world.see(float(second))
+    for _ in range(5):
+        world.see(0.0)
         world.ask("llama")
-        world.now += 1
-    trend = world.ask("llama").result
-    fresh = world.ask("other").result
-    assert isinstance(trend, Decision)
+        world.now += 5
+    known, fresh = world.ask("llama").result, world.ask("other").result
+    assert isinstance(known, Decision)
     assert isinstance(fresh, Decision)
-    assert trend.terms["trend_per_second"] > 0
-    assert fresh.terms["trend_per_second"] == 0
+    assert known.vetoes == ("load known for 25 s of 600 s",)
+    assert fresh.vetoes == ("load known for 0 s of 600 s",)
 
 
 async def test_other_metadata_is_another_object_and_the_last_asked_is_shown(world: World) -> None:
@@ -169,34 +171,140 @@ async def test_records_are_kept_when_the_answer_changes_and_now_and_then(world: 
     assert len(entry.records) == decisions.MOST_RECORDS
 
 
-async def test_streams_are_told_of_transitions_by_view_and_by_time(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+async def running(world: World, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[World]:
+    """Its desk runs, and rests for moments only: a test's clock stands still meanwhile."""
     monkeypatch.setattr(decisions, "GATHER", 0.001)
     monkeypatch.setattr(decisions, "RENEW_AFTER", 0.05)
-    running = asyncio.create_task(world.desk.run())
-    try:
-        with world.desk.watch("default", "llama", MODEL) as watch:
-            assert watch.active is None  # nothing is known
-            world.now += 1
-            world.see(1.0)
-            async with asyncio.timeout(10):
-                await watch.event.wait()
-            assert watch.active is True
-            watch.event.clear()
-            world.now += 1
+    task = asyncio.create_task(world.desk.run())
+    yield world
+    task.cancel()
+
+
+async def until(true: Callable[[], object]) -> None:
+    async with asyncio.timeout(10):
+        while not true():  # noqa: ASYNC110 -- it is the task's own pace that is tested
+            await asyncio.sleep(0.001)
+
+
+async def test_streams_are_told_of_transitions_by_view_and_by_time(running: World) -> None:
+    world = running
+    with world.desk.watch("default", "llama", MODEL) as watch:
+        assert watch.active is None  # nothing is known
+        world.now += 1
+        world.see(1.0)
+        await until(watch.event.is_set)
+        assert watch.active is True
+        watch.event.clear()
+        world.now += 600
+        world.see(0.0)  # for long enough to believe it
+        await until(lambda: load_known(world) >= 600)
+        await until(watch.event.is_set)
+        assert watch.active is False
+    assert not world.desk.entries()[0].watchers
+    # What nobody asks for any more is forgotten.
+    world.now += decisions.FORGET_AFTER + 1
+    await until(lambda: not world.desk.entries())
+
+
+def load_known(world: World) -> float:
+    return world.desk.entries()[0].memory.outlook.seconds
+
+
+async def test_the_desk_looks_once_in_each_slot_however_seldom_it_is_asked(running: World) -> None:
+    world = running
+    for _ in range(3):
+        world.see(0.0)
+        world.ask()
+        for _ in range(6):  # KEDA's polling interval of 30 s
+            world.now += SLOT
             world.see(0.0)
-            async with asyncio.timeout(10):
-                await watch.event.wait()
-            assert watch.active is False
-        assert not world.desk.entries()[0].watchers
-        # What nobody asks for any more is forgotten.
-        world.now += decisions.FORGET_AFTER + 1
-        async with asyncio.timeout(10):
-            while world.desk.entries():  # noqa: ASYNC110 -- it is the task's own pace that is tested
-                await asyncio.sleep(0.01)
+            await until(lambda: world.desk.entries()[0].memory.outlook.flow.at == world.now)
+    (entry,) = world.desk.entries()
+    assert len(entry.memory.outlook.history.slots) == 18
+    assert sum(entry.reasons.values()) == 3  # a look that nobody was told of is no decision
+    assert len(world.lines) == 1 + 90 / decisions.RECORD_EVERY  # but what was seen is recorded as ever
+    # It looks on for as long as KEDA may be only slow, and no longer.
+    world.now += decisions.FORGET_AFTER + 1
+    await until(lambda: not world.desk.entries())
+
+
+async def test_a_look_that_changes_the_answer_is_a_decision(running: World) -> None:
+    world = running
+    world.see(0.0)
+    world.ask()
+    world.now += SLOT
+    world.see(50.0)
+    await until(lambda: len(world.lines) == 2)
+    (entry,) = world.desk.entries()
+    assert entry.reasons == {"hold": 1, "queue": 1}
+    assert len(entry.records) == 2
+
+
+async def test_an_object_with_bad_metadata_is_not_looked_at_and_harms_no_other(running: World) -> None:
+    world = running
+    with pytest.raises(TriggerError):
+        world.ask("bad", {"modle": "x"})
+    world.see(0.0)
+    world.ask()
+    world.now += SLOT
+    await until(lambda: world.desk.entries()[1].memory.outlook.seconds == SLOT)
+    assert world.desk.entries()[0].latest is None
+
+
+async def test_a_look_that_fails_harms_its_object_alone(
+    running: World, monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    world = running
+    world.see(0.0)
+    world.ask("broken")
+    world.ask("llama")
+
+    def broken(trigger: Trigger, fleet: Fleet, memory: Memory | None, now: float) -> Any:
+        if trigger.name == "broken":
+            raise ArithmeticError("of ours")
+        return decide(trigger, fleet, memory, now)
+
+    monkeypatch.setattr(decisions, "decide", broken)
+    world.now += SLOT
+    await until(lambda: world.desk.entries()[1].memory.outlook.seconds == SLOT)
+    await until(lambda: "default/broken: no decision" in caplog.text)
+
+
+async def test_a_thousand_objects_take_a_tenth_of_the_time_and_all_have_their_turn(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Time is that of the world: a decision takes 4 ms of it, and a rest as long as it is."""
+    spent, turns, pause = 0.0, Counter[str](), asyncio.sleep
+
+    def slow(trigger: Trigger, fleet: Fleet, memory: Memory | None, now: float) -> tuple[Decision | Unknown, Memory]:
+        nonlocal spent
+        spent += 0.004
+        world.now += 0.004
+        turns[trigger.name] += 1
+        return decide(trigger, fleet, memory, now)
+
+    async def rest(seconds: float) -> None:
+        world.now += seconds
+        await pause(0)
+
+    world.see(0.0)
+    for i in range(decisions.MOST_OBJECTS):
+        world.ask(f"object-{i}")
+    monkeypatch.setattr(decisions, "decide", slow)
+    monkeypatch.setattr(decisions.asyncio, "sleep", rest)
+    monkeypatch.setattr(decisions, "RENEW_AFTER", 0)
+    began = world.now
+    task = asyncio.create_task(world.desk.run())
+    try:
+        async with asyncio.timeout(30):
+            while len(turns) < decisions.MOST_OBJECTS:
+                await pause(0)
+        share = spent / (world.now - began)
     finally:
-        running.cancel()
+        task.cancel()
+    assert 0.09 <= share <= 0.112  # a rest is up to a tenth shorter, so that scalers get out of step
+    assert max(turns.values()) <= 2  # nobody has a third turn before all had one
 
 
 def test_the_journal_appends_lines(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ def test_the_empty_trigger_has_every_default() -> None:
     trigger = parse("default", "llama", {})
     assert trigger == Trigger("default", "llama")
     assert (trigger.stale_after, trigger.kv_cache_target, trigger.drain_within) == (15, 0.8, 60)
+    assert (trigger.ttft_target, trigger.headroom, trigger.queue_target) == (2, None, None)
 
 
 GOOD = [
@@ -19,6 +20,7 @@ GOOD = [
     ("queueTarget", "2.5", "queue_target", 2.5),
     ("kvCacheTarget", "1", "kv_cache_target", 1.0),
     ("headroom", "0", "headroom", 0.0),
+    ("ttftTarget", "500ms", "ttft_target", 0.5),
     ("coldStart", "auto", "cold_start", None),
     ("coldStart", "2m30s", "cold_start", 150.0),
     ("drainWithin", "90s", "drain_within", 90.0),
@@ -48,6 +50,8 @@ BAD = [
     ("kvCacheTarget", "1.1", "from 0.05 to 1"),
     ("kvCacheTarget", "80%", "from 0.05 to 1"),
     ("headroom", "11", "from 0 to 10"),
+    ("ttftTarget", "2", "is not a duration"),
+    ("ttftTarget", "50ms", "from 0.1s to 600s"),
     ("coldStart", "fast", "or auto"),
     ("drainWithin", "60", "is not a duration"),
     ("drainWithin", "2h", "from 1s to 3600s"),
@@ -80,7 +84,6 @@ UNKNOWN = [
     ("prometheusAddress", "known keys"),
     ("endpoint", "known keys"),
     ("gateway", "no gateway is configured"),
-    ("ttftTarget", "set drainWithin"),
     ("evil\nkey\x00", r"'evil\nkey\x00'"),
 ]
 

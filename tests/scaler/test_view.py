@@ -54,7 +54,30 @@ def test_data_parallel_engines_are_one_replica_and_summed_never_last_wins() -> N
     assert replica.health == "degraded"
 
 
-@pytest.mark.parametrize("name", ["waiting", "running", "kv_usage", "knee_running", "service_rate"])
+def test_a_replicas_pace_is_one_engines_and_its_worst_time_to_first_token_is_its_own() -> None:
+    first = engine(
+        engine="0", step_seconds=0.01, sequence_seconds=1e-4, prompt_token_seconds=2e-4, pace_seconds=60.0,
+        prefix_hit_ratio=0.2, ttft_p95=0.5, preemptions_per_second=1.0,
+    )  # fmt: skip
+    second = engine(
+        engine="1", step_seconds=0.03, sequence_seconds=3e-4, prompt_token_seconds=4e-4, pace_seconds=0.0,
+        prefix_hit_ratio=0.4, ttft_p95=2.0, preemptions_per_second=0.5,
+    )  # fmt: skip
+    (replica,) = see(node(first, second)).replicas
+    pace = replica.step_seconds, replica.sequence_seconds, replica.prompt_token_seconds
+    assert pace == pytest.approx((0.02, 2e-4, 3e-4))
+    assert replica.pace_seconds == 0.0  # one of them borrows
+    assert replica.prefix_hit_ratio == pytest.approx(0.3)
+    assert (replica.ttft_p95, replica.preemptions_per_second) == (2.0, 1.5)
+
+
+WHOLES = [
+    *("waiting", "running", "kv_usage", "knee_running", "service_rate", "step_seconds", "sequence_seconds"),
+    *("prompt_token_seconds", "prefix_hit_ratio", "ttft_p95", "preemptions_per_second"),
+]
+
+
+@pytest.mark.parametrize("name", WHOLES)
 def test_a_part_is_never_taken_for_the_whole(name: str) -> None:
     (replica,) = see(node(engine(engine="0", **{name: 5.0}), engine(engine="1", **{name: None}))).replicas
     assert getattr(replica, name) is None

@@ -1,6 +1,7 @@
 """The scaler's pages and metrics, over HTTP."""
 
 import json
+import re
 from collections.abc import AsyncIterator
 
 import pytest
@@ -132,6 +133,21 @@ async def test_the_status_page_shows_objects_and_exporters_escaped(running: Scal
     assert "<b>" not in body
     assert "node-a" in body
     assert "lost: UNAVAILABLE" in body
+
+
+@pytest.mark.usefixtures("patient")
+async def test_the_status_page_shows_each_replica_with_what_ails_it(running: Scaler) -> None:
+    await Keda(running.ports.grpc, METADATA).metrics()
+    _, body = await running.get("/")
+    rows = [re.findall(r"<td[^>]*>(.*?)</td>", line) for line in body.splitlines() if "llama-" in line]
+    rows = [row for row in rows if row[0] == "default/llama" and len(row) == 9]
+    assert [row[1:3] for row in rows] == [["llama-0", "supplying"], ["llama-1", "dead"], ["llama-2", "blind"]]
+    assert [row[4] for row in rows] == ["20", "0", ""]  # what was not read is not 0
+    assert [row[8] for row in rows] == [
+        "idle",
+        "pod llama-1: GPU-1 lost (xid_79 -&gt; reset_gpu)",
+        "llama-2 without waiting",
+    ]
 
 
 async def test_health(running: Scaler) -> None:
