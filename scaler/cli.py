@@ -3,7 +3,8 @@
 May not be in here: what a tool does beyond its arguments and its exit status.
 
 Exit status: 0 done; 1 the scaler cannot be asked or does not know the object; 2 wrong arguments;
-3 (explain) the scaler has no answer for KEDA, and the account says why. The doctor has its own (exporter/doctor).
+3 (explain) the scaler has no answer for KEDA, and the account says why. The doctor, simulate and replay have their own
+(exporter/doctor, scaler/commands).
 """
 
 import argparse
@@ -36,6 +37,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         from scaler.demo import main as demo  # noqa: PLC0415 -- see above
 
         return demo(arguments[1:])
+    if arguments[:1] in (["simulate"], ["replay"]):
+        from scaler.commands import main as command  # noqa: PLC0415 -- likewise
+
+        return command(arguments[0], arguments[1:])
     if arguments[:1] == ["doctor"]:
         # The exporter's own program, in this process's place: a driver library that crashes harms nobody else.
         # -P: else -m takes code from the directory that it was started in before the program's own.
@@ -45,6 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     commands.add_parser("demo", help="play a story without GPU, cluster or network", add_help=False)
     commands.add_parser("doctor", help="what this node can and cannot tell, and why, with the fix", add_help=False)
+    commands.add_parser("simulate", help="play a load on a simulated fleet, under our policy or others", add_help=False)
+    commands.add_parser("replay", help="play a fleet's recorded load under today's policy and settings", add_help=False)
     asks = commands.add_parser("explain", help="why a ScaledObject gets the replicas it gets")
     asks.add_argument("object", metavar="NAMESPACE/NAME", help="the ScaledObject")
     asks.add_argument("--scaler", default=SCALER, metavar="URL", help=f"the scaler's web address (default: {SCALER})")

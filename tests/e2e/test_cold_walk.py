@@ -9,6 +9,7 @@ from exporter.core.model_engines import EngineScrape, PodFacts
 from exporter.core.node import NodeMemory, remembered, resumed, step
 from exporter.feed import Feed
 from exporter.pb import signals_pb2 as pb
+from scaler.core import policy
 from scaler.core.decision import Decision, decide
 from scaler.core.trigger import parse
 from scaler.core.view import NodeView, fleet
@@ -70,4 +71,5 @@ def test_the_lead_time_that_the_scaler_goes_by_is_what_the_node_saw_though_the_e
     seen = fleet([heard], trigger, 233.5)
     answer, _ = decide(trigger, seen, None, 233.5)
     assert isinstance(answer, Decision)
-    assert seen.cold_start == answer.terms["lead_seconds"] == 208.0
+    assert seen.cold_start == 208.0
+    assert answer.terms["lead_seconds"] == 208.0 + policy.value("sync")
