@@ -42,7 +42,7 @@ BURSTS = 1 / 8
 def h200_fp8() -> Profile:
     """Derived from the H100's in bf16 by what differs, with the numbers of the datasheets.
 
-    Weights are half the bytes (8.03 GB) and memory is faster (4.8 TB/s after 3.35): of the step, the weights took
+    Weights are half the bytes (8.03 GB) and memory is faster (4.8 TB/s after 3.35): of a step, reading them took
     16.06 GB / 3.35 TB/s = 4.79 ms and takes 1.67 ms. A token of KV stays 131,072 B. Matrix products in FP8 are twice as
     fast (1,979 dense TFLOPS after 989): prompts; attention stays in bf16. KV: 0.9 of 131.3 GiB, less 7.5 of weights,
     5.5 of activations, 0.15 of overhead.
@@ -123,10 +123,10 @@ def table(rows: list[Row]) -> str:
 def main(up: float = UP) -> None:
     load = trace()
     count = len(load.arrivals)
-    print(
-        f"{count} in {load.seconds / 60:.0f} min, means {sum(a.prompt for a in load.arrivals) / count:.0f} in, "
-        f"{sum(a.output for a in load.arrivals) / count:.0f} out; one more worker at {up:g} of the fullest KV cache"
+    prompt, output = (
+        sum(lengths) / count for lengths in zip(*((a.prompt, a.output) for a in load.arrivals), strict=True)
     )
+    print(f"{count} requests in {load.seconds / 60:.0f} min, means {prompt:.0f} in, {output:.0f} out; threshold {up:g}")
     print(table([row(load, start_up, up) for start_up in PUBLISHED]))
 
 

@@ -54,7 +54,8 @@ class Product:
         self._metric, self._target = metric_spec(metadata)
         self._memory = Memory()
         self._hpa = State(recommendations=((0.0, scenario.start),))
-        self._last_active: float | None = None
+        # A fleet that was there before was in use before: KEDA removes what it has never seen active at its first look.
+        self._last_active: float | None = 0.0 if scenario.start else None
         self._failures = 0
         self._next_sync = self._next_poll = 0.0
 

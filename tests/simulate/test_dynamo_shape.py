@@ -14,7 +14,9 @@ def test_longer_start_ups_cost_time_and_not_gpus() -> None:
     waits = [rows[start_up].mean for start_up in PUBLISHED]
     assert waits == sorted(waits)
     assert waits[0] < 1500.0  # without a start-up it keeps the SLA, as published
-    assert rows[300].mean > 5 * rows[60].mean
+    # By how much is a matter of the load: 2 to 7 times over loads from steady to half in bursts.
+    assert rows[300].mean > 3 * rows[60].mean
+    assert rows[300].mean > 20 * rows[0].mean
     hours = [one.gpu_hours for one in rows.values()]
     assert max(hours) < 1.25 * min(hours)
     ups = [one.ups for one in rows.values()]

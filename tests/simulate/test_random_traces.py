@@ -1,8 +1,9 @@
 """Plimsoll's own policy under loads nobody chose: what holds of every run. PLIMSOLL_RANDOM_TRACES says of how many.
 
-What is provable is asserted of every decision: a number, finite, within bounds. Of a whole run less is: a fleet with
-twice the load also learns sooner what it costs and may let go sooner, and the HPA's own steps bound the changes only at
-one in each sync. So the bounds below are wider than what 10,000 runs showed.
+What is provable is asserted of every decision: a number, finite, within bounds. Of a whole run less is. Twice the load
+may take less: what a request costs is learned sooner from it, and until then replicas are held on suspicion. And the
+HPA bounds the changes only at one in each sync. So those bounds are wider than what 600 runs showed: at least 0.72 of
+the seconds for twice the load, at most 2 changes and 12 more an hour.
 """
 
 import itertools
@@ -65,8 +66,8 @@ def test_whatever_comes(first: int) -> None:
             assert double.replica_seconds >= LEAST * played.replica_seconds
 
 
-@pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize("rate", [0.3, 2.0, 6.0, 14.0])
+@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("rate", [0.3, 2.0, 6.0])
 def test_a_steady_load_leaves_the_fleet_alone(rate: float, seed: int) -> None:
     """After ten minutes, in which a past is gathered, at most two changes in an hour."""
     trace = generate("steady", {"rate": rate, "seconds": 4200}, seed)
