@@ -64,12 +64,12 @@ class Running:
         found: GpuSample = self.until(newest)
         return found
 
-    def read(self, key: GpuKey) -> GpuSample:
+    def read(self, key: GpuKey, after: float = 0.0) -> GpuSample:
         """The GPU's first sample with a value in it: until its first poll is over, a GPU is shown without any."""
 
         def newest() -> GpuSample | None:
             sample = self.source.samples().get(key)
-            return sample if sample and sample.values else None
+            return sample if sample and sample.values and sample.at > after else None
 
         found: GpuSample = self.until(newest)
         return found
