@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: demo test test-gpu test-vllm check gen bench fuzz lock goldens tools clean
+.PHONY: demo test test-gpu test-vllm check gen bench bench-decisions fuzz lock goldens tools clean
 
 ## make demo: the whole product on this machine, without GPU or cluster. ARGS="--scenario sick-gpu --duration 30"
 demo: $(VENV)/.run
@@ -39,6 +39,11 @@ gen: $(VENV)/.dev
 ## make bench: every figure of docs/benchmarks.md, measured here and now. ARGS="scrape" picks one
 bench: $(VENV)/.dev
 	$(BIN)/python -m bench $(ARGS)
+
+## make bench-decisions: our decisions against a clairvoyant's and the peers' on recorded loads, and the whole of
+##   docs/decisions.md; hours. ARGS="plimsoll" measures one policy and keeps the others' rows, ARGS="page" only writes
+bench-decisions: $(VENV)/.dev
+	$(BIN)/python -m bench.decisions $(ARGS)
 
 ## make fuzz: malformed expositions at release size, a million of them, and 100,000 valid ones; says what took longest
 fuzz: $(VENV)/.dev

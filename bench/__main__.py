@@ -1,9 +1,12 @@
-"""Runs the benchmarks that are named, or all: `python -m bench [parser scrape large freshness getmetrics mig xid]`."""
+"""Runs the benchmarks that are named, or all.
+
+`python -m bench [parser scrape large freshness getmetrics decide mig xid]`
+"""
 
 import sys
 from collections.abc import Callable
 
-from bench import freshness, getmetrics, large, mig, parser, scrape, xid
+from bench import decide, freshness, getmetrics, large, mig, parser, scrape, xid
 
 BENCHMARKS: dict[str, Callable[[], object]] = {
     "parser": parser.main,
@@ -11,6 +14,7 @@ BENCHMARKS: dict[str, Callable[[], object]] = {
     "large": large.main,
     "freshness": freshness.main,
     "getmetrics": getmetrics.main,
+    "decide": decide.main,
     "mig": mig.main,
     "xid": xid.main,
 }

@@ -24,7 +24,8 @@ from scaler.core import forecast
 from scaler.core.decision import Decision, Memory, Unknown, decide, recall
 from scaler.core.record import differs, line, record, short
 from scaler.core.trigger import Trigger, TriggerError, check_names, parse
-from scaler.core.view import Fleet, NodeView, fleet
+from scaler.core.view import Fleet, NodeView
+from scaler.core.view_fleet import fleet
 
 log = logging.getLogger("decisions")
 

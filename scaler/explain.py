@@ -92,7 +92,7 @@ def _coming(terms: Mapping[str, float], settings: Mapping[str, Any]) -> str:
         ("work", "replicas that this keeps busy"),
         ("lead_seconds", "s until a replica that is asked for now serves"),
         ("expected", "replicas' work by then"),
-        ("planned", f"replicas for that and for what forecasts were wrong by: ttftTarget {settings['ttftTarget']}"
+        ("planned", f"replicas for that, as uneven as it was: ttftTarget {settings['ttftTarget']}"
          + ("" if room is None else f", headroom {_shown(room)}")),
     ))  # fmt: skip
 
@@ -121,7 +121,7 @@ def _held(terms: Mapping[str, float], settings: Mapping[str, Any]) -> str:
 def _carried(answer: Mapping[str, Any]) -> str:
     terms = answer["terms"]
     n = {name: _number(value) for name, value in terms.items()}
-    seen = ", ".join(f"{n[name]} {name}" for name in ("supplying", "impaired", "dead", "blind"))
+    seen = ", ".join(f"{n[name]} {name}" for name in ("supplying", "impaired", "dead", "starting", "blind"))
     return _steps("what carries it", terms, (
         ("supply", f"whole replicas, of {n['replicas']}: {seen}"),
         ("needed", "replicas that carry the demand, the least capable counted first"),

@@ -141,7 +141,7 @@ SCALER: tuple[Family, ...] = (
     Family("plimsoll_scaler_required_replicas", "gauge", OBJECT, "Replicas that the model needs, as last answered to KEDA. Absent: unknown."),
     Family("plimsoll_scaler_queue_depth", "gauge", OBJECT, "Requests that wait, over all replicas and the gateway. Absent: unknown."),
     Family("plimsoll_scaler_requests_running", "gauge", OBJECT, "Requests that run, over all replicas. Absent: unknown."),
-    Family("plimsoll_scaler_replicas", "gauge", (*OBJECT, "state"), "Replicas that the scaler sees, by state: supplying, impaired (capacity below 1), dead (capacity 0), blind (no fresh reading)."),
+    Family("plimsoll_scaler_replicas", "gauge", (*OBJECT, "state"), "Replicas that the scaler sees, by state: supplying, impaired (capacity below 1), dead (capacity 0), starting (not up yet), blind (no fresh reading)."),
     Family("plimsoll_scaler_supply_replicas", "gauge", OBJECT, "What the seen replicas can carry, in whole replicas. Absent: unknown."),
     Family("plimsoll_scaler_active", "gauge", OBJECT, "1 if there is work for the model, else 0. Absent: unknown."),
     Family("plimsoll_scaler_data_age_seconds", "gauge", OBJECT, "Age of the oldest reading that the last decision rests on."),

@@ -106,11 +106,13 @@ def distribute(old: Distribution | None, histogram: Histogram | None, at: float)
         known = _is_sound(edges) and _is_counted(edges, counts)
         return Distribution(edges, ((at, counts),)) if known else old
     since, last = old.points[-1]
-    if at <= since or not _is_counted(edges, counts):
+    if at <= since:
         return old
     points = old.points if at - since <= WINDOW else ()
     if counts == last:
         counts = last  # one copy is enough of what did not move
+    elif not _is_counted(edges, counts):
+        return old
     elif any(map(lt, counts, last)):
         points = tuple((when, tuple(map(sub, then, last))) for when, then in points)
     return Distribution(old.edges, _appended(points, at, counts, HISTOGRAM_APART))
@@ -154,12 +156,13 @@ def _appended(points: tuple[tuple[float, T], ...], at: float, item: T, apart: fl
     """The points with one more. The last gives way where it is too near to the one before it, so that all but the new
     one are `apart`; those before the newest that is older than the window are dropped.
     """
-    if len(points) > 1 and points[-1][0] - points[-2][0] < apart:
-        points = points[:-1]
-    first = 0
-    while first + 1 < len(points) and points[first + 1][0] <= at - WINDOW:
+    end = len(points)
+    if end > 1 and points[-1][0] - points[-2][0] < apart:
+        end -= 1
+    first, oldest = 0, at - WINDOW
+    while first + 1 < end and points[first + 1][0] <= oldest:
         first += 1
-    return (*points[first:], (at, item))
+    return (*points[first:end], (at, item))
 
 
 def _is_sound(edges: tuple[float, ...]) -> bool:

@@ -143,13 +143,14 @@ def _on(support: Sequence[int], xx: tuple[float, float, float, float, float, flo
     square = ((a, b, c), (b, d, e), (c, e, f))
     rows = [[*(square[one][other] for other in support), xy[one]] for one in support]
     for place, one in enumerate(support):
-        pivot = rows[place][place]
+        mine = rows[place]
+        pivot = mine[place]
         if pivot <= _NOTHING * square[one][one]:
             return None
         for other, row in enumerate(rows):
             if other != place and row[place]:
                 factor = row[place] / pivot
-                rows[other] = [mine - factor * its for mine, its in zip(row, rows[place], strict=True)]
+                rows[other] = [its - factor * own for its, own in zip(row, mine)]  # noqa: B905 -- as long: it is dear
     found = [0.0, 0.0, 0.0]
     for place, one in enumerate(support):
         found[one] = rows[place][-1] / rows[place][place]

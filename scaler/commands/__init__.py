@@ -2,8 +2,9 @@
 
 May not be in here: what a command does, imports that `plimsoll --help` would wait for.
 
-Exit status: 0 done; 1 a file or an address could not be read or written; 2 wrong arguments; 130 interrupted (SIGINT),
-143 told to end (SIGTERM), as a shell has them.
+Exit status: 0 done; 1 what was asked for broke on its way (a worker was killed); 2 it cannot be done as it was asked
+for: an argument is wrong, a file or an address cannot be read or written, or what is in it cannot be used; 130
+interrupted (SIGINT), 143 told to end (SIGTERM), as a shell has them.
 """
 
 import os

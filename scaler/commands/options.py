@@ -7,9 +7,9 @@ import argparse
 import difflib
 import re
 from collections.abc import Iterable, Mapping
-from typing import NoReturn
+from typing import Any, NoReturn
 
-from scaler.commands import FAILED, CommandError, files
+from scaler.commands import CommandError, files
 from scaler.simulate.model import Profile
 from scaler.simulate.profiles import PROFILES, ProfileError, parse
 from scaler.simulate.scenario import RESULT, Option
@@ -56,14 +56,19 @@ def add_ours(to: argparse.ArgumentParser) -> None:
     out.add_argument("--json", metavar="FILE", help="the report for programs")
 
 
+def paths(chosen: Mapping[str, Any], names: Iterable[str]) -> dict[str, str | None]:
+    """By option, for files.check()."""
+    return {f"--{name}": chosen[name] for name in names}
+
+
 def profiles(path: str | None) -> Mapping[str, Profile]:
     """Ours, and those of the file. Raises CommandError."""
     if path is None:
         return PROFILES
-    data = files.read(path, "--profiles")
+    data, place = files.read(path, "--profiles"), f"--profiles {files.shown(path)}"
     try:
-        return {**PROFILES, **parse(data.decode("utf-8-sig"), f"--profiles {path}")}
+        return {**PROFILES, **parse(data.decode("utf-8-sig"), place)}
     except UnicodeDecodeError as error:
-        raise CommandError(f"--profiles {path}: byte {error.start} is no UTF-8; save it as UTF-8", FAILED) from None
+        raise CommandError(f"{place}: byte {error.start} is no UTF-8; save it as UTF-8") from None
     except ProfileError as error:
-        raise CommandError(str(error), FAILED) from None
+        raise CommandError(str(error)) from None

@@ -1,8 +1,9 @@
 """Asks a Prometheus that the operator named on the command line for what was recorded of a fleet.
 
-May not be in here: what its answer means (simulate/history.py), passwords (a proxy in front of it has them).
+May not be in here: what its answer means (simulate/history_prometheus.py), passwords (a proxy in front of it has them).
 """
 
+import http.client
 import json
 import time
 import urllib.error
@@ -11,9 +12,9 @@ import urllib.request
 from collections.abc import Mapping
 from typing import Any
 
-from scaler.commands import FAILED, CommandError
+from scaler.commands import CommandError
 from scaler.commands.files import LARGEST
-from scaler.simulate.history import QUERY
+from scaler.simulate.history_prometheus import QUERY
 
 TIMEOUT = 30.0  # s without a byte
 LONGEST = 120.0  # s in all
@@ -28,7 +29,7 @@ def query(selector: str) -> str:
 
 def fetch(url: str, selector: str, seconds: float, step: float) -> bytes:
     """The body of /api/v1/query_range of the last `seconds`. Raises CommandError."""
-    if urllib.parse.urlsplit(url).scheme not in ("http", "https"):
+    if not _is_url(url):
         raise CommandError(f"--prometheus-url {url!a}: is no URL; write for example http://127.0.0.1:9090")
     if seconds / step > MOST_POINTS:
         raise CommandError(
@@ -39,25 +40,40 @@ def fetch(url: str, selector: str, seconds: float, step: float) -> bytes:
     address = f"{url.rstrip('/')}/api/v1/query_range?{urllib.parse.urlencode(asked)}"
     deadline = time.monotonic() + LONGEST
     try:
-        with urllib.request.urlopen(address, timeout=TIMEOUT) as response:  # noqa: S310 -- the scheme was checked
-            return _body(response, url, deadline)
-    except urllib.error.HTTPError as error:
-        # Prometheus tells of a bad query in JSON, with status 4xx.
-        return _body(error, url, deadline)
-    except (OSError, ValueError) as error:
+        try:
+            with urllib.request.urlopen(address, timeout=TIMEOUT) as response:  # noqa: S310 -- the scheme was checked
+                return _body(response, url, deadline)
+        except urllib.error.HTTPError as error:
+            body = _body(error, url, deadline)
+            # Prometheus tells of a bad query in JSON, with status 4xx; a status without is of something else.
+            if body.lstrip()[:1] != b"{":
+                raise CommandError(
+                    f"--prometheus-url {url}: answers with status {error.code}; name the address of a Prometheus that "
+                    "needs no password"
+                ) from None
+            return body
+    except (OSError, ValueError, http.client.HTTPException) as error:
         cause = getattr(error, "reason", error)
-        raise CommandError(f"--prometheus-url {url}: cannot be reached ({cause}); check the address", FAILED) from None
+        raise CommandError(f"--prometheus-url {url}: cannot be reached ({cause}); check the address") from None
 
 
-def decoded(data: bytes, place: str) -> Mapping[str, Any]:
+def decoded(data: bytes, place: str, fix: str) -> Mapping[str, Any]:
     """Raises CommandError."""
     try:
         answer = json.loads(data)
     except (ValueError, RecursionError) as error:
-        raise CommandError(f"{place}: is no JSON ({error}); save the answer of /api/v1/query_range", FAILED) from None
+        raise CommandError(f"{place}: is no JSON ({error}); {fix}") from None
     if not isinstance(answer, dict):
-        raise CommandError(f"{place}: holds no object; save the answer of /api/v1/query_range as it came", FAILED)
+        raise CommandError(f"{place}: holds no object; {fix}")
     return answer
+
+
+def _is_url(text: str) -> bool:
+    try:
+        parts = urllib.parse.urlsplit(text)
+    except ValueError:
+        return False
+    return parts.scheme in ("http", "https") and bool(parts.netloc) and not any(char.isspace() for char in text)
 
 
 def _body(response: Any, url: str, deadline: float) -> bytes:
@@ -66,9 +82,7 @@ def _body(response: Any, url: str, deadline: float) -> bytes:
         parts.append(part)
         size += len(part)
         if size > LARGEST:
-            raise CommandError(
-                f"--prometheus-url {url}: answers with more than {LARGEST >> 20} MiB; ask for less", FAILED
-            )
+            raise CommandError(f"--prometheus-url {url}: answers with more than {LARGEST >> 20} MiB; ask for less")
         if time.monotonic() > deadline:
-            raise CommandError(f"--prometheus-url {url}: takes more than {LONGEST:g} s; ask for less", FAILED)
+            raise CommandError(f"--prometheus-url {url}: takes more than {LONGEST:g} s; ask for less")
     return b"".join(parts)

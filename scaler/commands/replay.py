@@ -8,12 +8,15 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from scaler.commands import FAILED, CommandError, files, jobs, options, prometheus
+from scaler.commands import CommandError, files, jobs, options, prometheus
 from scaler.core.record import Record
 from scaler.core.trigger import TriggerError
-from scaler.simulate import compare, history, reanswer, report_html, report_json, report_replay, report_text, traces
+from scaler.simulate import compare, reanswer, report_html, report_json, report_replay, report_text
 from scaler.simulate.comparison import Comparison
-from scaler.simulate.history import History
+from scaler.simulate.history import History, to_trace
+from scaler.simulate.history_prometheus import from_prometheus
+from scaler.simulate.history_records import from_journal
+from scaler.simulate.history_records import records as journal_of
 from scaler.simulate.option_values import seconds
 from scaler.simulate.product import setting
 from scaler.simulate.recorded_profile import NAME as RECORDED
@@ -31,14 +34,23 @@ from scaler.simulate.scenario import (
 )
 from scaler.simulate.then_now import differences, moments
 from scaler.simulate.traces import TraceError
+from scaler.simulate.traces_csv import render
+from scaler.simulate.traces_packed import decompressed
 
 SOURCES = ("record", "prometheus", "prometheus-url")
+INPUTS, OUTPUTS = ("record", "prometheus", "profiles"), ("html", "json", "save-trace")
 ASKED = (
     Option("range", seconds(60), "1h", "DURATION", "so much of the past, up to now"),
     Option("step", seconds(1, 3600), "15s", "DURATION", "between two points"),
 )
 #: A file that begins so is compressed: gzip, xz.
 _COMPRESSED = (b"\x1f\x8b", b"\xfd7zXZ\x00")
+_BOM = b"\xef\xbb\xbf"
+
+
+#: What to do about an answer that is none.
+SAVED = "save the answer of /api/v1/query_range as it came"
+SERVED = "name the address of a Prometheus, with its path if it has one"
 
 
 class _Past(NamedTuple):
@@ -52,8 +64,7 @@ def run(argv: Sequence[str]) -> int:
     try:
         given = values((*FLEET, *RESULT, *ASKED), chosen | {"profile": chosen["profile"] or DEFAULT_PROFILE})
         _agree(chosen)
-        for name in ("html", "json", "save-trace"):
-            files.check(chosen[name], f"--{name}")
+        files.check(options.paths(chosen, OUTPUTS), options.paths(chosen, INPUTS))
         if chosen["exact"]:
             return _exact(chosen)
         past = _past(chosen, given)
@@ -115,36 +126,49 @@ def _past(chosen: Mapping[str, Any], given: Mapping[str, Any]) -> _Past:
         if chosen["record"] is not None:
             lines = _lines(chosen["record"])
             namespace, name = _split(chosen["object"])
-            journal = history.records(lines, namespace, name, chosen["record"])
-            return _Past(history.from_journal(lines, namespace, name, chosen["record"]), journal.records)
+            journal = journal_of(lines, namespace, name, chosen["record"])
+            return _Past(from_journal(lines, namespace, name, chosen["record"]), journal.records)
         if chosen["prometheus"] is not None:
             path = chosen["prometheus"]
-            answer = prometheus.decoded(files.read(path, "--prometheus"), f"--prometheus {path}")
-            return _Past(history.from_prometheus(answer, path), ())
+            place = f"--prometheus {files.shown(path)}"
+            answer = prometheus.decoded(_read(path, "--prometheus"), place, SAVED)
+            return _Past(from_prometheus(answer, path, place), ())
         url = chosen["prometheus-url"]
         sys.stdout.write(f"query: {report_text.plain(prometheus.query(chosen['selector']))}\n")
+        place = f"--prometheus-url {url}"
         data = prometheus.fetch(url, chosen["selector"], given["range"], given["step"])
-        return _Past(history.from_prometheus(prometheus.decoded(data, f"--prometheus-url {url}"), url), ())
+        return _Past(from_prometheus(prometheus.decoded(data, place, SERVED), url, place), ())
     except TraceError as error:
-        raise CommandError(str(error), FAILED) from None
+        raise CommandError(str(error)) from None
 
 
 def _lines(path: str) -> list[bytes]:
-    data = files.read(path, "--record")
-    if data.startswith(_COMPRESSED):
-        data = traces.decompressed(data, path).encode()
-    return data.split(b"\n")
+    return _read(path, "--record").split(b"\n")
+
+
+def _read(path: str, option: str) -> bytes:
+    """Raises CommandError and TraceError."""
+    data = files.read(path, option)
+    return decompressed(data, path).encode() if data.startswith(_COMPRESSED) else data.removeprefix(_BOM)
 
 
 def _settings(records: Sequence[Record], chosen: Mapping[str, Any]) -> tuple[dict[str, str], float]:
     """The trigger as it was recorded last, with what --set changes; and the time to the first token that is wanted.
 
-    Raises ScenarioError.
+    Raises CommandError where the recorded one cannot be honoured any more, else ScenarioError.
     """
     old = reanswer.settings(records[-1].trigger) if records else {}
-    ttft = values(FLEET, {"ttft": chosen["ttft"] or old.get("ttftTarget")})["ttft"]
-    told = [f"{key}={value}" for key, value in sorted(old.items()) if key != "ttftTarget"]
-    return metadata((*told, *chosen["set"]), ttft), ttft
+    changed = {pair.partition("=")[0] for pair in chosen["set"]}
+    try:
+        told = metadata([f"{key}={value}" for key, value in sorted(old.items()) if key not in changed], {})
+    except ScenarioError as error:
+        cause = str(error).removeprefix("--set ")
+        raise CommandError(
+            f"--record {files.shown(chosen['record'])}: the trigger's {cause}; or give --set with that key and another "
+            "value, or none"
+        ) from None
+    ttft = values(FLEET, {"ttft": chosen["ttft"] or told.get("ttftTarget")})["ttft"]
+    return metadata(chosen["set"], {**told, "ttftTarget": f"{ttft:g}s"}), ttft
 
 
 def _play(chosen: Mapping[str, Any], given: Mapping[str, Any], past: _Past) -> int:
@@ -156,10 +180,10 @@ def _play(chosen: Mapping[str, Any], given: Mapping[str, Any], past: _Past) -> i
     if name is None:
         name = RECORDED if of_record else DEFAULT_PROFILE
     try:
-        trace = history.to_trace(past.history, given["seed"])
+        trace = to_trace(past.history, given["seed"])
     except TraceError as error:
-        raise CommandError(str(error), FAILED) from None
-    files.write(chosen["save-trace"], "--save-trace", traces.render(trace) if chosen["save-trace"] else "")
+        raise CommandError(str(error)) from None
+    files.write(chosen["save-trace"], "--save-trace", render(trace) if chosen["save-trace"] else "")
     first = past.history.intervals[0].replicas
     start = max(given["min"], min(given["max"], first)) if given["start"] is None and first else given["start"]
     built = scenario({**given, "profile": name, "start": start, "ttft": ttft}, trace, profiles)
@@ -173,7 +197,10 @@ def _play(chosen: Mapping[str, Any], given: Mapping[str, Any], past: _Past) -> i
         "settings": settings,
         "replay": report_replay.document(past.history, course, found),
     }
-    _write(chosen, report_json.render(document), comparison)
+    files.write(chosen["json"], "--json", report_json.render(document))
+    if chosen["html"] is not None:
+        page = report_html.page(comparison, [report_replay.section(course, found)])
+        files.write(chosen["html"], "--html", page)
     sys.stdout.write(report_replay.told(past.history, course, found) + "\n" + report_text.account(made))
     return 0
 
@@ -183,23 +210,18 @@ def _exact(chosen: Mapping[str, Any]) -> int:
         raise ScenarioError("--html: --exact plays no run, so it has no page; drop it, or use --json")
     namespace, name = _split(chosen["object"])
     try:
-        journal = history.records(_lines(chosen["record"]), namespace, name, chosen["record"])
+        journal = journal_of(_lines(chosen["record"]), namespace, name, chosen["record"])
     except TraceError as error:
-        raise CommandError(str(error), FAILED) from None
+        raise CommandError(str(error)) from None
     try:
         made = reanswer.reanswered(journal.records, _settings(journal.records, chosen)[0])
     except TriggerError as error:
-        raise CommandError(f"--set: {error}") from None
+        raise CommandError(f"--record {files.shown(chosen['record'])}: {error}") from None
     if not made:
         raise CommandError(
-            f"--record {chosen['record']}: no record holds its inputs; give the file that --record.file wrote", FAILED
+            f"--record {files.shown(chosen['record'])}: no record holds its inputs; give a file of --record.file"
         )
-    _write(chosen, report_json.render({"exact": report_replay.answers_document(made)}), None)
+    document = report_json.render({"exact": report_replay.answers_document(made)})
+    files.write(chosen["json"], "--json", document)
     sys.stdout.write(report_replay.answers(made, len(journal.records) - len(made)))
     return 0
-
-
-def _write(chosen: Mapping[str, Any], document: str, comparison: Comparison | None) -> None:
-    files.write(chosen["json"], "--json", document)
-    if chosen["html"] is not None and comparison is not None:
-        files.write(chosen["html"], "--html", report_html.page(comparison))

@@ -9,7 +9,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from scaler.commands import FAILED, CommandError, files, jobs, listing, options
+from scaler.commands import CommandError, files, jobs, listing, options
 from scaler.core.record import line
 from scaler.simulate import compare, report_html, report_json, report_text, wording
 from scaler.simulate.comparison import Comparison, best
@@ -30,9 +30,11 @@ from scaler.simulate.scenario import (
     scenario,
     values,
 )
-from scaler.simulate.traces import TraceError, decompressed, parse
+from scaler.simulate.traces import TraceError
+from scaler.simulate.traces_csv import parse
+from scaler.simulate.traces_packed import decompressed
 
-OUTPUTS = ("html", "json", "record")
+INPUTS, OUTPUTS = ("trace", "profiles"), ("html", "json", "record")
 JOBS = Option("jobs", whole(1, 1024), str(jobs.processors()), "COUNT", "runs at a time")
 
 
@@ -45,13 +47,12 @@ def run(argv: Sequence[str]) -> int:
         return 0
     try:
         given = values((*LOAD, *FLEET, *RESULT, JOBS), chosen)
-        settings, target = metadata(chosen["set"], given["ttft"]), given["attainment"]
+        settings, target = metadata(chosen["set"], {"ttftTarget": f"{given['ttft']:g}s"}), given["attainment"]
         several = _several(chosen)
         names = compare.peers(chosen[several], f"--{several}") if several else ()
         task = compare.single(chosen["policy"])
         _agree(chosen, task)
-        for name in OUTPUTS:
-            files.check(chosen[name], f"--{name}")
+        files.check(options.paths(chosen, OUTPUTS), options.paths(chosen, INPUTS))
         built = _scenario(chosen, given, profiles)
     except ScenarioError as error:
         raise CommandError(str(error)) from None
@@ -131,7 +132,7 @@ def _read(path: str) -> Trace:
     try:
         return parse(decompressed(files.read(path, "--trace"), path), path)
     except TraceError as error:
-        raise CommandError(f"--trace: {error}", FAILED) from None
+        raise CommandError(f"--trace: {error}") from None
 
 
 def _compared(

@@ -56,13 +56,15 @@ def missing(trigger: Trigger, fleet: Fleet, seen: Sequence[Replica], blind: Sequ
     return tuple(found)
 
 
-def unlearned(work: Demand, outlook: Outlook) -> tuple[str, ...]:
-    """What has to be learned before it can be said that fewer replicas would do."""
+def unlearned(work: Demand, outlook: Outlook, since_unknown: float) -> tuple[str, ...]:
+    """What has to be learned before it can be said that fewer replicas would do. since_unknown: seconds."""
     found = []
     if work.planned is None and work.waiting + work.running:
         found.append("what a request costs is not known yet")
     if outlook.seconds < policy.value("young"):
         found.append(f"load known for {outlook.seconds:.0f} s of {number(policy.value('young'))} s")
+    if since_unknown < policy.value("hpa_window"):
+        found.append(f"nothing was known {since_unknown:.0f} s ago: the HPA forgets what it was told before")
     return tuple(found)
 
 
@@ -102,7 +104,7 @@ def _base(terms: Mapping[str, float], n: Mapping[str, str], trigger: Trigger) ->
 def sentence(
     trigger: Trigger,
     fleet: Fleet,
-    states: Mapping[str, str],
+    by_state: Mapping[str, Sequence[Replica]],
     reason: str,
     terms: Mapping[str, float],
     held: Sequence[str],
@@ -112,7 +114,7 @@ def sentence(
     parts = [
         f"waiting={n['waiting']} running={n['running']}{gateway} kv_usage={n['kv_usage']}",
         f"demand {n['demand']} = {n['demand_base']} ({_base(terms, n, trigger)}) + {n['demand_queue']} (queue)",
-        f"replicas {n['replicas']}: " + ", ".join(f"{n[name]} {name}" for name in dict.fromkeys(states.values())),
+        f"replicas {n['replicas']}: " + ", ".join(f"{n[name]} {name}" for name, of in by_state.items() if of),
         f"needs {n['needed']}",
     ]
     if terms["capacity_unknown"]:
@@ -126,6 +128,10 @@ def sentence(
     if reason == "advisory":
         parts.append(f"advisory: would ask for {n['held']}, answers with the replicas there are")
     there, tolerance = terms["replicas"], policy.value("hpa_tolerance")
-    if 0 < abs(terms["required"] / there - 1) <= tolerance:
+    if reason != "advisory" and terms["required"] > terms["held"]:
+        parts.append(
+            f"{n['held']} is within the HPA's tolerance of {tolerance:g}: pressed just beyond, or it will not act"
+        )
+    elif 0 < abs(terms["required"] / there - 1) <= tolerance:
         parts.append(f"within the HPA's tolerance of {tolerance:g} around {n['replicas']}: it will not act")
     return f"{n['required']} replicas ({reason}): " + "; ".join(parts)

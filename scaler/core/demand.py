@@ -7,7 +7,8 @@ that are left can carry (capacity.py), what is done about it (decision.py).
 
 *planned* is what the forecast asks for. The two beside it are what is held right now: nobody may be left without a
 place by a forecast. *backlog* is the part of the queue, in seconds of a replica's work, that will still be there when a
-replica that is asked for now begins to serve: for what is worked off sooner, it would come too late.
+replica that is asked for now begins to serve: for what is worked off sooner, by those that serve or those that are on
+their way, it would come too late.
 
 Where nobody has shown yet what a request costs, there is nothing to plan by: what is held and what waits is all.
 Every part grows or stays when what is read now grows: no reading that gets worse may ever lower the demand.
@@ -49,7 +50,7 @@ class Demand(Struct, frozen=True):
     request_seconds: float | None  # of a whole replica's time that one costs
     work: float | None  # that comes now
     expected: float | None  # a lead from now
-    planned: float | None  # for that, and for what forecasts err by
+    planned: float | None  # for that, scattered as the past was
     by_kv: float
     by_running: float
     base: float  # the largest
@@ -69,19 +70,29 @@ def look(before: Outlook, trigger: Trigger, replicas: Sequence[Replica], learned
     if before.flow.at is not None and now - before.flow.at < forecast.SLOT - policy.value("early"):
         return before
     flow = work.look(before.flow, replicas, now)
-    cost = work.cost(replicas, flow.mix, learned.service_rate) or before.cost
+    cost = work.cost(replicas, flow.mix, learned.service_rate, before.cost) or before.cost
     came = work.came(flow, cost)
     if came is None:
         return Outlook(flow, before.history, before.plan, cost)
     # Planned by what was known before: the newest reading then counts in one place only (forecast.py, at the end).
-    plan = forecast.plan(before.history, lead(trigger, learned), _patience(trigger))
+    shape = forecast.Shape() if cost is None else work.shape(cost, flow.mix)
+    plan = forecast.plan(before.history, _patience(trigger), shape, before.plan)
+    came = min(came, policy.value("most_replicas"))
     return Outlook(flow, forecast.remember(before.history, came, now), plan, cost)
 
 
 def demand(
-    trigger: Trigger, replicas: Sequence[Replica], learned: Learned, gateway_waiting: float | None, outlook: Outlook
+    trigger: Trigger,
+    replicas: Sequence[Replica],
+    learned: Learned,
+    gateway_waiting: float | None,
+    outlook: Outlook,
+    starting: Sequence[float] = (),
 ) -> Demand:
-    """replicas: only those whose waiting and running are known and fresh, and that carry anything."""
+    """replicas: only those whose waiting and running are known and fresh, and that carry anything.
+
+    starting: for each replica that does not serve yet, the seconds since it was first seen.
+    """
     waiting = sum(replica.waiting or 0.0 for replica in replicas) + (gateway_waiting or 0.0)
     running = sum(replica.running or 0.0 for replica in replicas)
     kv_usage = sum(replica.kv_usage or 0.0 for replica in replicas)
@@ -94,12 +105,15 @@ def demand(
             by_kv=by_kv, by_running=0.0, base=0.0, backlog=waiting, by_queue=0.0, total=0.0,
         ))  # fmt: skip
     seconds = work.request_seconds(cost, flow.mix)
-    expected = forecast.level(outlook.history, outlook.plan, ahead)
+    expected = forecast.level(outlook.history, ahead)
     planned = forecast.replicas_for(outlook.plan, expected, _patience(trigger)) * (1 + (trigger.headroom or 0.0))
     by_running = running / cost.batch
     base = max(planned, by_kv, by_running)
     supply = sum(1.0 if replica.capacity is None else replica.capacity for replica in replicas)
-    backlog = _left(waiting * seconds, expected, supply * policy.value("full"), ahead, trigger)
+    # One that was first seen 100 s ago will have served for 100 s when one that is asked for now begins to. What is
+    # late already may never come, and is not counted on.
+    helped = sum(age for age in starting if age < ahead)
+    backlog = max(0.0, _left(waiting * seconds, expected, supply, ahead, trigger) - helped)
     by_queue = backlog / trigger.drain_within if trigger.queue_target is None else waiting / trigger.queue_target
     return Demand(
         waiting=waiting,
@@ -133,7 +147,7 @@ def _left(queued: float, expected: float, supply: float, ahead: float, trigger: 
     """
     if queued <= supply * _patience(trigger):
         return 0.0
-    return max(0.0, queued + (expected - supply) * ahead)
+    return queued + (expected - supply) * ahead
 
 
 def _held(trigger: Trigger, replicas: Sequence[Replica], seen: Demand) -> Demand:

@@ -1,17 +1,17 @@
-"""How many replicas the work of the near future takes, by how well the past could be told beforehand.
+"""How many replicas the work of the near future takes, by what the past was like.
 
 May not be in here: where work comes from (work.py), replicas that there are (decision.py), clocks.
 
-A replica that is asked for now serves after a cold start. So what counts is the work from then on, and how wrong a
-forecast made a cold start ahead can be. Both are taken from the fleet's own past:
+A replica that is asked for now serves after a cold start. So what counts is the work from then on. What it will be is
+told from the fleet's own past:
 
 1. The past is a row of SLOT seconds each with the work that came, in replicas.
-2. A forecast is a mean over the last seconds (METHODS), possibly with its slope. The method is used that would have
-   done best so far at telling the work one cold start ahead.
-3. What it erred by, slot after slot in their order, is taken to happen again: `level` + errors is the future that is
-   prepared for. It has the bursts of the past in it, their lengths, and the growth that could not be foreseen.
-4. For a number of replicas the queue that this future would leave is worked through (late()): how much of the work
-   would wait longer than the target.
+2. The level is its mean over the last `level_over` seconds. Over the next cold start it may grow as it did over the
+   last one, and by `growth` at least: that a load will rise cannot always be told from what it was.
+3. By what each slot was above or below the mean before it (the errors) the future is taken to be scattered again, slot
+   after slot in their order: it has the bursts of the past in it, their heights and their lengths.
+4. For a number of replicas this future is worked through (late()): how much of the work waits longer than the target.
+   Prompts go first, and generating takes what is left of the time: so a burst fills the batches before anybody waits.
 5. A replica is worth having while it takes `worth` of a replica's work or more out of lateness. On a steady load that
    keeps nearly everything in time, since one replica less makes most of it late; on rare bursts it does not buy a
    fleet that idles. How much lateness is left at that point is what the decision tolerates (Plan.tolerated).
@@ -23,7 +23,6 @@ tolerated at today's level and queue, can only grow with either.
 import math
 from collections.abc import Sequence
 from itertools import accumulate
-from typing import NamedTuple
 
 from msgspec import Struct
 
@@ -39,24 +38,22 @@ class History(Struct, frozen=True):
     slots: tuple[float, ...] = ()  # replicas
 
 
+class Shape(Struct, frozen=True):
+    """How engines take the work that comes: what they do at once, and what they take into their batches."""
+
+    prompts: float = 1.0  # share of the work that is prompts; the rest is generating
+    batch: float = 0.0  # seconds of a replica's work that a full batch still has to generate
+    step: float = 0.0  # share of a full batch's step that a step takes with one request, too
+
+
 class Plan(Struct, frozen=True):
     """What the past says of the future, but for today's level."""
 
-    method: int = 0  # row of METHODS
     errors: tuple[float, ...] = ()  # replicas, slot by slot
     weights: tuple[float, ...] = ()  # the work that came in each of these slots
     tolerated: float = 0.0  # work that may be late, in replicas
-    growth: float = 1.0  # what could come on top while the past is too short to tell
-
-
-class Method(NamedTuple):
-    """The mean of the last `seconds`, and `slope` of the way that it moved in as long, a cold start ahead."""
-
-    seconds: float
-    slope: float
-
-
-METHODS = (Method(60.0, 0.0), Method(300.0, 0.0), Method(1200.0, 0.0), Method(300.0, 1.0))
+    spare: float = 0.0  # replicas beyond the mean that it took then: where to look first
+    shape: Shape = Shape()
 
 
 def remember(history: History, work: float, now: float) -> History:
@@ -71,111 +68,123 @@ def remember(history: History, work: float, now: float) -> History:
     return History(history.until + passed * SLOT, slots[-most:])
 
 
-def plan(history: History, lead: float, target: float) -> Plan:
-    """lead: seconds from asking for a replica to its first token; target: seconds that a request may wait."""
+def plan(history: History, target: float, shape: Shape, before: Plan | None = None) -> Plan:
+    """target: seconds that a request may wait. What too short a past does not tell is taken to be steady.
+
+    before: the plan of a moment ago; it changes nothing but how soon this one is found.
+    """
     slots = history.slots
     if not slots:
         return Plan()
+    over, least = round(policy.value("level_over") / SLOT), round(policy.value("level_least") / SLOT)
     sums = (0.0, *accumulate(slots))
-    # A past that is shorter than a few leads cannot tell errors so far ahead: those of a shorter lead are told, and
-    # what may grow in the rest is assumed.
-    ahead = max(1, min(round(lead / SLOT), len(slots) // 3))
-    unknown = max(0.0, lead - ahead * SLOT) / 60.0
-    best, errors, least = 0, [0.0], float("inf")
-    for index, method in enumerate(METHODS):
-        told = [slots[at] - _level(sums, method, at - ahead, ahead) for at in range(ahead + 1, len(slots))]
-        loss = _loss(told)
-        if told and loss < least:
-            best, errors, least = index, told, loss
-    weights = slots[-len(errors) :]
-    level = _level(sums, METHODS[best], len(slots), ahead)
-    path = [max(0.0, level + error) for error in errors]
-    growth = 1.0 + policy.value("growth") * unknown
-    return Plan(best, tuple(errors), tuple(weights), _tolerated(path, weights, target), growth)
+    errors = [slots[at] - (sums[at] - sums[max(0, at - over)]) / min(at, over) for at in range(least, len(slots))]
+    mean, steady = _level(slots), max(0, over - len(errors))
+    weights = (*[mean] * steady, *slots[len(slots) - len(errors) :])
+    errors = [0.0] * steady + errors
+    path = [max(0.0, mean + error) for error in errors]
+    replicas, tolerated = _worthwhile(path, weights, target, shape, math.ceil(mean + (before.spare if before else 0.0)))
+    return Plan(tuple(errors), weights, tolerated, replicas - mean, shape)
 
 
-def level(history: History, of: Plan, lead: float) -> float:
-    """The work that is expected a lead from now, in replicas."""
-    slots = history.slots
-    if not slots:
-        return 0.0
-    sums = (0.0, *accumulate(slots))
-    ahead = max(1, min(round(lead / SLOT), len(slots) // 3))
-    return max(0.0, _level(sums, METHODS[of.method], len(slots), ahead)) * of.growth
+def level(history: History, lead: float) -> float:
+    """The work that is prepared for, in replicas, but for its scatter. lead: seconds from asking to the first token."""
+    now = _level(history.slots)
+    before = history.slots[: -max(1, round(lead / SLOT))]
+    known = len(before) * SLOT >= policy.value("level_least")
+    return now + max(now * policy.value("growth") * lead / 60.0, now - _level(before) if known else 0.0)
 
 
 def replicas_for(of: Plan, expected: float, target: float) -> int:
     """The fewest whole replicas with which no more is late than is tolerated."""
     path = [max(0.0, expected + error) for error in of.errors]
-    low, high = 0, 1
-    while late(path, of.weights, high, target) > of.tolerated + 1e-9:
-        low, high = high, high * 2
+    if not any(path):
+        return 0
+
+    def enough(replicas: int) -> bool:
+        return late(path, of.weights, replicas, target, of.shape, of.tolerated + 1e-9) <= of.tolerated + 1e-9
+
+    high, step = max(1, math.ceil(expected + of.spare)), 1
+    if enough(high):
+        low = high - 1
+        while low > 0 and enough(low):
+            low, high, step = max(0, low - step), low, step * 2
+    else:
+        low, high = high, high + 1
+        while not enough(high):
+            low, high, step = high, high + step, step * 2
     while high - low > 1:
         middle = (low + high) // 2
-        if late(path, of.weights, middle, target) > of.tolerated + 1e-9:
-            low = middle
-        else:
-            high = middle
-    return high if path and max(path) > 0 else 0
+        low, high = (low, middle) if enough(middle) else (middle, high)
+    return high
 
 
-def late(path: Sequence[float], weights: Sequence[float], replicas: int, target: float) -> float:
-    """Work that waits longer than `target` seconds before so many replicas: the mean over the path, in replicas."""
-    rate = replicas * policy.value("full")
-    room, served, queue, total = rate * target, rate * SLOT, 0.0, 0.0
+def late(
+    path: Sequence[float],
+    weights: Sequence[float],
+    replicas: int,
+    target: float,
+    shape: Shape,
+    limit: float = math.inf,
+) -> float:
+    """Work that waits longer than `target` seconds before so many replicas: the mean over the path, in replicas.
+
+    More than `limit` is not counted. In a slot, a batch that has `batch` seconds of work in it is worked on for the
+    time that prompts leave, as fast as its fill allows: a step takes `step` of a full one's time with one request, too.
+    What is then left of it solves batch' = batch - left x batch' / (step x full + (1 - step) x batch'): it is taken at
+    the slot's end, so that more work always leaves more.
+    """
+    room, time, full = replicas * target, replicas * SLOT, replicas * shape.batch
+    of_prompts, of_batch = shape.prompts * SLOT, (1.0 - shape.prompts) * SLOT
+    slope = max(1e-3, 1.0 - shape.step)
+    fixed = full * (1.0 - slope)
+    most = limit * len(path)
+    prompts = batch = total = 0.0
     for work, weight in zip(path, weights, strict=True):
-        queue += work * SLOT
-        if queue > served:
-            queue -= served
-            if queue > room:
-                total += weight
+        prompts += work * of_prompts
+        batch += work * of_batch
+        if prompts < time:
+            left, prompts = time - prompts, 0.0
+            if batch - left >= full:
+                batch -= left
+            elif batch > 0.0:
+                half = fixed + left - slope * batch
+                batch = (math.sqrt(half * half + 4.0 * fixed * slope * batch) - half) / (2.0 * slope)
         else:
-            queue = 0.0
+            prompts -= time
+        if prompts + batch > room and prompts + max(0.0, batch - full) > room:
+            total += weight
+            if total > most:
+                break
     return total / len(path) if path else 0.0
 
 
-def _level(sums: Sequence[float], method: Method, end: int, ahead: int) -> float:
-    """What the method says at slot `end`, of which the slots before are known."""
-    if end <= 0:
-        return 0.0
-    slots = max(1, round(method.seconds / SLOT))
-    begin = max(0, end - slots)
-    mean = (sums[end] - sums[begin]) / (end - begin)
-    if not method.slope or end - begin < 4:
-        return mean
-    middle = (begin + end) // 2
-    older, newer = (sums[middle] - sums[begin]) / (middle - begin), (sums[end] - sums[middle]) / (end - middle)
-    slope = (newer - older) / ((end - begin) / 2)
-    return mean + method.slope * slope * (ahead + (end - begin) / 2)
+def _level(slots: Sequence[float]) -> float:
+    newest = slots[-round(policy.value("level_over") / SLOT) :]
+    return sum(newest) / len(newest) if newest else 0.0
 
 
-def _loss(errors: Sequence[float]) -> float:
-    """What it costs to prepare for these errors as well as one number can: too little is worse than too much."""
-    if not errors:
-        return 0.0
-    share = policy.value("covered")
-    level = sorted(errors)[min(len(errors) - 1, int(share * len(errors)))]
-    return sum(share * (e - level) if e > level else (1 - share) * (level - e) for e in errors) / len(errors)
+def _worthwhile(
+    path: Sequence[float], weights: Sequence[float], target: float, shape: Shape, likely: int
+) -> tuple[int, float]:
+    """How many replicas are worth having, and what is late before them: where lateness + worth x replicas is least.
 
-
-def _tolerated(path: Sequence[float], weights: Sequence[float], target: float) -> float:
-    """What is late when no further replica is worth having: where lateness + worth x replicas is least.
-
-    Looked for on a coarse grid first: late() is dear, and does not rise with the replicas.
+    late() is dear, and does not rise with the replicas: between two numbers of replicas the price is never below the
+    lateness of the one and the replicas of the other. So most of them need not be looked at, and fewest where a likely
+    number is looked at first.
     """
     worth = policy.value("worth")
-    known: dict[int, float] = {}
-
-    def price(replicas: int) -> float:
-        if replicas not in known:
-            known[replicas] = late(path, weights, replicas, target)
-        return known[replicas] + worth * replicas
-
-    low, high = 0, math.ceil(max(path, default=0.0) / policy.value("full"))
-    while high - low > 2:
-        step = max(1, (high - low) // 8)
-        best = min(range(low, high + 1, step), key=price)
-        low, high = max(low, best - step), min(high, best + step)
-        if step == 1:
-            break
-    return known[min(range(low, high + 1), key=price)]
+    most = math.ceil(max(path, default=0.0))
+    best, tolerated = 0, late(path, weights, 0, target, shape)
+    least = tolerated  # the lowest price so far
+    spans, middle = [(0, most + 1, 0.0)], min(max(likely, 1), most)  # (fewer, more, what is late with more)
+    while spans:
+        low, high, delay = spans.pop()
+        if high - low < 2 or delay + worth * (low + 1) >= least:
+            continue
+        middle = middle if low < middle < high else (low + high) // 2
+        found = late(path, weights, middle, target, shape, least)
+        if found + worth * middle < least:
+            best, tolerated, least = middle, found, found + worth * middle
+        spans += [(middle, high, delay), (low, middle, found)]
+    return best, tolerated

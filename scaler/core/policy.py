@@ -30,11 +30,11 @@ CONSTANTS: dict[str, Constant] = {
     "mix_memory": Constant(300, "s", "the mix of requests changes within minutes; the HPA's own window is as long"),
     "kv_full": Constant(0.9, "ratio", "vLLM preempts when the cache is full: a batch that holds more would be cut back"),
     "history": Constant(1800, "s", "the last half hour: several cold starts, and no longer than a load stays alike"),
-    "growth": Constant(0.04, "ratio/min", "of the load, while the past is too short to tell: the Azure 2023 conversation trace's steepest ten minutes"),
-    "covered": Constant(0.9, "ratio", "of what may come, by which forecasts are compared"),
-    "worth": Constant(0.1, "ratio", "of a replica's time that it must save from lateness to be worth having"),
-    "full": Constant(0.95, "ratio", "of a replica's work: what is left evens out what routing and single requests do"),
-    "patience": Constant(0.8, "ratio", "of ttftTarget for the queue: the step under way and the prefill itself take the rest"),
+    "level_over": Constant(300, "s", "the HPA's own window: replicas that were asked for stay as long"),
+    "level_least": Constant(120, "s", "a mean over less says little of what is above it"),
+    "growth": Constant(0.03, "ratio/min", "half of the steepest ten minutes of the Azure 2023 conversation trace; docs/decisions.md"),
+    "worth": Constant(0.06, "ratio", "of a replica's time that it must save from lateness to be worth having; docs/decisions.md"),
+    "patience": Constant(0.7, "ratio", "of ttftTarget for the queue: the step under way and the prefill itself take the rest"),
     "early": Constant(0.5, "s", "by which a look may come before a slot is over: clocks of two programs are not in step"),
     "young": Constant(600, "s", "a past that is shorter is no ground to remove replicas on: two windows of the HPA"),
     # When a reading is not believed.
@@ -42,6 +42,7 @@ CONSTANTS: dict[str, Constant] = {
     "first_listing": Constant(15, "s", "three look-ups of a name: who is listed by then was there when the scaler started"),
     "unheard_grace": Constant(300, "s", "the HPA's own window down: so long an error holds no longer than it would have"),
     # What downstream makes of the value.
+    "hpa_window": Constant(300, "s", "kube-controller-manager's --horizontal-pod-autoscaler-downscale-stabilization"),
     "hpa_tolerance": Constant(0.1, "ratio", "kube-controller-manager's --horizontal-pod-autoscaler-tolerance"),
     "most_replicas": Constant(100_000, "replicas", "beyond any cluster (Kubernetes: 150,000 pods of all kinds): stays finite"),
 }

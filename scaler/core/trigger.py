@@ -7,7 +7,6 @@ it is honoured, but its value is shown nowhere. An endpoint can never be named h
 """
 
 import difflib
-import math
 import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -15,7 +14,8 @@ from typing import Any, NamedTuple
 from msgspec import Struct
 
 from exporter.core import selector
-from scaler.core import policy
+from scaler.core import policy, written
+from scaler.core.written import quoted
 
 REQUIRED_REPLICAS, QUEUE_DEPTH = METRICS = ("required-replicas", "queue-depth")
 MODES = ("active", "advisory")
@@ -58,8 +58,7 @@ class Trigger(Struct, frozen=True):
 
 def _number(least: float, most: float) -> Callable[[str], float]:
     def parse(text: str) -> float:
-        # Not float(): it takes "nan", "1_0", " 1" and the digits of any script.
-        number = float(text) if re.fullmatch(r"[0-9]{1,9}(?:\.[0-9]{1,9})?", text) else math.nan
+        number = written.number(text)
         if not least <= number <= most:
             raise ValueError(
                 f"is not a number from {least:g} to {most:g}; write for example {max(least, min(5, most)):g}"
@@ -78,16 +77,9 @@ def _whole(least: int, most: int) -> Callable[[str], int]:
     return parse
 
 
-_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
-
-
 def _duration(least: float, most: float) -> Callable[[str], float]:
-    """Seconds out of a Go-like duration: "15s", "1m30s", "500ms". A bare number is refused: is it seconds?"""
-
     def parse(text: str) -> float:
-        parts = re.findall(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(ms|s|m|h)", text)
-        whole = "".join(number + unit for number, unit in parts) == text
-        length = sum(float(number) * _UNITS[unit] for number, unit in parts) if whole and parts else math.nan
+        length = written.duration(text)
         if not least <= length <= most:
             raise ValueError(f"is not a duration from {least:g}s to {most:g}s; write for example 15s or 2m")
         return length
@@ -168,11 +160,11 @@ def parse(namespace: str, name: str, metadata: Mapping[str, str]) -> Trigger:
             continue  # KEDA's business, or a secret that is none of ours
         key = KEYS.get(bare)
         if key is None:
-            raise TriggerError(f"{place} {_quoted(given)}: {_unknown(given)}")
+            raise TriggerError(f"{place} {quoted(given)}: {_unknown(given)}")
         try:
             values[key.field] = key.parse(text)
         except ValueError as error:
-            value = HIDDEN if bare != given else _quoted(text)
+            value = HIDDEN if bare != given else quoted(text)
             raise TriggerError(f"{place} {given}: {value} {error}") from None
         shown[given] = HIDDEN if bare != given else text
     return Trigger(namespace, name, shown=shown, **values)
@@ -182,7 +174,7 @@ def check_names(namespace: str, name: str) -> None:
     """Raises TriggerError on what cannot be the name of a Kubernetes object."""
     for word, text in (("namespace", namespace), ("name", name)):
         if not _NAME.fullmatch(text):
-            raise TriggerError(f"scaledObjectRef.{word} {_quoted(text)}: no Kubernetes name; write a-z, 0-9, - and .")
+            raise TriggerError(f"scaledObjectRef.{word} {quoted(text)}: no Kubernetes name; write a-z, 0-9, - and .")
 
 
 def settings(trigger: Trigger) -> dict[str, str | float | None]:
@@ -215,8 +207,3 @@ def _unknown(key: str) -> str:
     close = difflib.get_close_matches(key.lower()[:64], folded, 2)
     hint = f"did you mean {' or '.join(folded[name] for name in close)}? " if close else ""
     return f"unknown; {hint}known keys: {', '.join(KEYS)}"
-
-
-def _quoted(text: str) -> str:
-    """One printable ASCII line of at most about 64 characters, whatever a client sent."""
-    return ascii(text if len(text) <= 64 else text[:61] + "...")

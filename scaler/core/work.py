@@ -19,7 +19,10 @@ from statistics import median
 from msgspec import Struct
 
 from scaler.core import policy
+from scaler.core.forecast import Shape
 from scaler.core.view import Replica
+
+LEAST = 1e-3  # requests in a mix: of fewer no mean is told, and fading leaves as many
 
 
 class Look(Struct, frozen=True):
@@ -44,11 +47,11 @@ class Mix(Struct, frozen=True):
 
     @property
     def mean_prompt(self) -> float | None:
-        return self.prompt / self.requests if self.requests > 0 else None
+        return self.prompt / self.requests if self.requests > LEAST / 2 else None
 
     @property
     def mean_output(self) -> float | None:
-        return self.generated / self.requests if self.requests > 0 else None
+        return self.generated / self.requests if self.requests > LEAST / 2 else None
 
 
 class Flow(Struct, frozen=True):
@@ -66,21 +69,26 @@ class Cost(Struct, frozen=True):
     output_token: float  # in a full batch
     request: float  # on top, whatever its length
     batch: float  # requests that a full replica runs at once
+    step: float = 0.0  # of its engine, which a step takes with any number of requests
+    limit: float | None = None  # requests that it runs at most, as it said last
+    cache: float | None = None  # tokens that its KV cache holds, likewise
 
 
 def look(flow: Flow, replicas: Sequence[Replica], now: float) -> Flow:
-    """The flow after one more look at replicas that are fresh. A counter that fell began again from 0."""
+    """The flow after one more look at replicas that are fresh. A counter that fell began again from 0.
+
+    To one that tells its counters no more, as much comes as came last. A quiet weekend leaves the mix known.
+    """
     of: dict[str, Look] = {}
     gone = 0.0 if flow.at is None else now - flow.at
-    fade = math.exp(-gone / policy.value("mix_memory"))
+    fade = max(math.exp(-gone / policy.value("mix_memory")), min(1.0, LEAST / max(LEAST, flow.mix.requests)))
     sums = [flow.mix.requests * fade, flow.mix.prompt * fade, flow.mix.generated * fade]
     for replica in replicas:
         old = flow.of.get(replica.id)
         new = _read(replica, now)
-        if new is None:
-            continue
-        if old is None:
-            of[replica.id] = new
+        if new is None or old is None:
+            if one := new or old:
+                of[replica.id] = one
             continue
         seconds = new.at - old.at
         if seconds <= 0:
@@ -105,27 +113,30 @@ def look(flow: Flow, replicas: Sequence[Replica], now: float) -> Flow:
     return Flow(now, of, Mix(*sums))
 
 
-def cost(replicas: Iterable[Replica], mix: Mix, service_rate: float | None) -> Cost | None:
+def cost(replicas: Iterable[Replica], mix: Mix, service_rate: float | None, before: Cost | None = None) -> Cost | None:
     """What requests cost a replica of this fleet that nothing slows down; None: nobody has shown it yet.
 
     By the pace; of engines that tell too little for one, by the requests that a full one was seen to serve per second.
+    before: what they cost so far; how large a batch may be stays known by it while nobody tells.
     """
     well = [replica for replica in replicas if replica.capacity is None or replica.capacity >= 1]
     own = [replica for replica in well if replica.pace_seconds] or well
     engines = median([replica.engines for replica in own] or [1])  # of a replica: several with data parallelism
-    limit = _median(replica.max_running for replica in own) or policy.value("batch") * engines
+    told = _median(replica.max_running for replica in own) or (before.limit if before else None)
+    limit = told or policy.value("batch") * engines
+    cache = _median(replica.kv_capacity_tokens for replica in own) or (before.cache if before else None)
     step, sequence, token = (
         _median(getattr(replica, name) for replica in own)
         for name in ("step_seconds", "sequence_seconds", "prompt_token_seconds")
     )
     if step is None or sequence is None or token is None or mix.mean_prompt is None or mix.mean_output is None:
-        return None if not service_rate else Cost(0.0, 0.0, 1 / service_rate, limit)
+        # Of a rate that is next to nothing all stays finite.
+        return None if not service_rate else Cost(0.0, 0.0, 1 / max(service_rate, 1e-9), limit, 0.0, told, cache)
     held = mix.mean_prompt + mix.mean_output / 2
-    cache = _median(replica.kv_capacity_tokens for replica in own)
-    batch = max(1.0, limit if cache is None else min(limit, cache * policy.value("kv_full") / held))
+    batch = max(1.0, min(limit, cache * policy.value("kv_full") / held) if cache and held else limit)
     hits = _median(replica.prefix_hit_ratio for replica in own) or 0.0
     # A pace is an engine's, the batch is the replica's.
-    return Cost(token * (1 - hits) / engines, sequence / engines + step / batch, 0.0, batch)
+    return Cost(token * (1 - hits) / engines, sequence / engines + step / batch, 0.0, batch, step, told, cache)
 
 
 def came(flow: Flow, of: Cost | None) -> float | None:
@@ -136,6 +147,16 @@ def came(flow: Flow, of: Cost | None) -> float | None:
     prompts = sum(one.prompts for one in flow.of.values())
     output = requests * (flow.mix.mean_output or 0.0)
     return prompts * of.prompt_token + output * of.output_token + requests * of.request
+
+
+def shape(of: Cost, mix: Mix) -> Shape:
+    """How the mean request divides a replica's time. Who tells no pace is taken for one that only has prompts."""
+    prompts = (mix.mean_prompt or 0.0) * of.prompt_token + of.request
+    output = (mix.mean_output or 0.0) * of.output_token
+    if output <= 0:
+        return Shape()
+    # A request in the batch has half of its output before it, on average.
+    return Shape(prompts / (prompts + output), of.batch * output / 2, of.step / of.batch / of.output_token)
 
 
 def request_seconds(of: Cost, mix: Mix) -> float:

@@ -10,7 +10,6 @@ from random import Random
 
 from scaler.simulate.engine import Engine
 from scaler.simulate.model import Fault, Phases, Scenario
-from scaler.simulate.nodes import NODE_GPUS as NODE_GPUS  # noqa: PLC0414 -- handed on to who checks a scenario
 from scaler.simulate.nodes import Nodes
 
 PENDING, LOADING, READY, GOING = "pending", "loading", "ready", "going"

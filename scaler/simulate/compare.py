@@ -6,18 +6,18 @@ Beside the policies stand two that tell where they are: the clairvoyant's schedu
 the best fixed size, which needs no policy but somebody who knows the trace.
 """
 
-import difflib
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
+from scaler.core.written import near, quoted
 from scaler.simulate import clairvoyant
 from scaler.simulate.comparison import Row, ranked
 from scaler.simulate.model import Controller, Run, Scenario
 from scaler.simulate.outcome import summary
 from scaler.simulate.peers import PEERS
 from scaler.simulate.product import Product, setting
-from scaler.simulate.scenario import ScenarioError, quoted
+from scaler.simulate.scenario import ScenarioError
 
 OWN, BOUND, STATIC = "plimsoll", "clairvoyant", "static"
 ALL = "all"
@@ -101,7 +101,5 @@ def condensed(rows: Sequence[Row], target: float) -> list[Row]:
 
 def _known(name: str, option: str, known: Sequence[str]) -> str:
     if name not in known:
-        close = difflib.get_close_matches(name.lower()[:64], known, 1)
-        hint = f"did you mean {close[0]}? " if close else ""
-        raise ScenarioError(f"{option}: policy {quoted(name)} is unknown; {hint}known: {', '.join(known)}")
+        raise ScenarioError(f"{option}: policy {quoted(name)} is unknown; {near(name, known)}")
     return name

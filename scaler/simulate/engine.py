@@ -21,12 +21,12 @@ from scaler.simulate.model import Profile, Request
 class Engine:
     """One replica. A step that starts at a moment has whatever was submitted up to that moment.
 
-    `at`: the time it was advanced to. A time before it counts as `at`.
+    `at`: the time it was advanced to. A time before it counts as `at`. `in_flight`: requests that it has, as of then.
     """
 
     __slots__ = (
         *("_batch", "_end", "_factor", "_first", "_frozen", "_meters", "_open", "_rise", "_start", "_steps"),
-        *("at", "model", "profile"),
+        *("at", "in_flight", "model", "profile"),
     )
 
     def __init__(self, profile: Profile, at: float, model: str = "model") -> None:
@@ -36,6 +36,7 @@ class Engine:
         self.profile = profile
         self.model = model
         self.at = at
+        self.in_flight = 0
         self._meters = Meters()
         self._batch = Batch(profile, self._meters)
         self._factor = 1.0
@@ -53,10 +54,6 @@ class Engine:
     @property
     def running(self) -> int:
         return len(self._batch.running) + len(self._batch.prefilling)
-
-    @property
-    def in_flight(self) -> int:
-        return len(self._batch)
 
     @property
     def preemptions(self) -> int:
@@ -79,6 +76,7 @@ class Engine:
         if self._open and not batch.waiting and batch.may_admit(request):
             self._end_run_early()
         batch.queue(request, self.at)
+        self.in_flight += 1
 
     def advance(self, now: float) -> list[Request]:
         """Works until `now`. Returns the requests that finished since the last call, in the order of time."""
@@ -114,6 +112,7 @@ class Engine:
         self._work(now)
         self._break_off()
         requests = [job.request for job in self._batch.clear()]
+        self.in_flight = 0
         for request in requests:
             request.first_token = None
             request.generated = 0
@@ -124,6 +123,7 @@ class Engine:
         self._work(now)
         jobs = self._batch.waiting
         self._batch.waiting = deque(job for job in jobs if job.started is not None)
+        self.in_flight = len(self._batch)
         return [job.request for job in jobs if job.started is None]
 
     def reading(self, now: float) -> EngineReading:
@@ -164,36 +164,34 @@ class Engine:
         if now <= self.at:
             return
         if self._frozen is None:
-            start = self.at
-            while True:
-                if not self._open:
-                    if start >= now or not self._batch:
-                        break
-                    self._begin(start)
-                if self._end > now:
-                    break
-                start = self._end
+            if not self._open and self.in_flight:
+                self._begin(self.at)
+            while self._open and self._end <= now:
                 self._finish_run()
+                if self.in_flight and self._end < now:
+                    self._begin(self._end)
         self.at = now
 
     def _begin(self, start: float) -> None:
-        profile, batch = self.profile, self._batch
-        self._steps, tokens, squares = batch.schedule(start)
-        decoding = len(batch.running)
-        seconds = profile.step + profile.per_sequence * decoding + profile.per_context_token * batch.context
+        profile, batch, factor = self.profile, self._batch, self._factor
+        steps, tokens, squares = batch.schedule(start)
+        decoding, per_context_token = len(batch.running), profile.per_context_token
+        seconds = profile.step + profile.per_sequence * decoding + per_context_token * batch.context
         if tokens:
             seconds += profile.per_prompt_token * tokens + profile.per_prompt_token_squared * squares
-        self._first = seconds * self._factor
-        self._rise = profile.per_context_token * decoding * self._factor
+        self._steps = steps
+        self._first = seconds * factor
+        self._rise = per_context_token * decoding * factor
         self._start = start
-        self._end = self._time(self._steps)
+        self._end = self._time(steps)
         self._open = True
 
     def _finish_run(self) -> None:
-        self._meters.worked += self._end - self._start
+        batch, end = self._batch, self._end
+        self._meters.worked += end - self._start
         self._open = False
-        self._batch.count_steps(self._steps, self._first, self._rise)
-        self._batch.end_step(self._end)
+        batch.count_steps(self._steps, self._first, self._rise)
+        self.in_flight -= batch.end_step(end)
 
     def _end_run_early(self) -> None:
         """The step under way at `at` becomes the run's last."""
@@ -219,8 +217,8 @@ class Engine:
         """When so many steps of the open run are done. Later than its start, however short they are."""
         if not steps:
             return self._start
-        seconds = steps * self._first + self._rise * (steps * (steps - 1) // 2)
-        return max(self._start + seconds, nextafter(self._start, inf))
+        end = self._start + (steps * self._first + self._rise * (steps * (steps - 1) // 2))
+        return end if end > self._start else nextafter(self._start, inf)
 
     def _steps_done(self) -> int:
         """Steps of the open run that are done at `at`: the closed form, put right where it was rounded."""

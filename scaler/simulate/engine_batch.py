@@ -22,24 +22,23 @@ from collections import deque
 from heapq import heappop, heappush
 from math import inf
 
+from msgspec import Struct
+
 from scaler.simulate.engine_meters import Meters
 from scaler.simulate.kv_blocks import KvBlocks
 from scaler.simulate.model import Profile, Request
 
 
-class Job:
+class Job(Struct, eq=False, gc=False):
     """A request in this engine."""
 
-    __slots__ = ("base", "chunk", "done", "last_token", "request", "started", "submitted")
-
-    def __init__(self, request: Request, submitted: float) -> None:
-        self.request = request
-        self.submitted = submitted
-        self.started: float | None = None  # first admitted
-        self.last_token = 0.0  # when it was preempted: its last token's time
-        self.done = 0  # tokens of its prompt, and of what it had generated, that the cache holds; the chunk left out
-        self.chunk = 0  # of them, in the step under way
-        self.base = 0  # while it decodes: see kv_blocks.py
+    request: Request
+    submitted: float
+    started: float | None = None  # first admitted
+    last_token: float = 0.0  # when it was preempted: its last token's time
+    done: int = 0  # tokens of its prompt, and of what it had generated, that the cache holds; the chunk left out
+    chunk: int = 0  # of them, in the step under way
+    base: int = 0  # while it decodes: see kv_blocks.py
 
 
 class Batch:
@@ -82,7 +81,9 @@ class Batch:
 
     def queue(self, request: Request, now: float) -> None:
         self.waiting.append(Job(request, now))
-        self._shortest = min(self._shortest, request.output - request.generated)
+        left = request.output - request.generated
+        if left < self._shortest:
+            self._shortest = left
 
     def may_admit(self, request: Request) -> bool:
         """Whether a step after the one under way could admit it, if nobody finishes: room only becomes less."""
@@ -96,22 +97,25 @@ class Batch:
         Returns how many steps will be like it and, of prompts (then it is one step), the tokens in it and the sum of
         each chunk's tokens x tokens before its end.
         """
-        self._preempt(now)
-        tokens, squares = self._continue(self.tokens - len(self.running))
+        kv, step = self.kv, self.step
+        if self.prefilling or kv.used + kv.next_growth(step) > kv.capacity:
+            self._preempt(now)
+        tokens = squares = 0
+        if self.prefilling:
+            tokens, squares = self._continue(self.tokens - len(self.running))
         if self.waiting:
             tokens, squares = self._admit(now, tokens, squares)
-        kv, decoding = self.kv, len(self.running)
         if self.prefilling:
-            kv.used += kv.growth(self.step, 1)
+            kv.used += kv.next_growth(step)
             return 1, tokens, squares
-        steps = self.next_due() - self.step
-        return (steps if decoding == 1 else kv.fitting(self.step, steps)), 0, 0
+        steps = self.next_due() - step
+        return (steps if len(self.running) == 1 else kv.fitting(step, steps)), 0, 0
 
     def _preempt(self, now: float) -> None:
         """Makes room for one step of those that are computed."""
         kv, running, prefilling = self.kv, self.running, self.prefilling
         while len(running) + len(prefilling) > 1:
-            need = kv.growth(self.step, 1)
+            need = kv.next_growth(self.step)
             if prefilling:
                 job = prefilling[0]
                 length = job.request.prompt + job.request.generated
@@ -134,8 +138,6 @@ class Batch:
 
     def _continue(self, budget: int) -> tuple[int, int]:
         """The next chunk of the prompt that was begun in an earlier step."""
-        if not self.prefilling:
-            return 0, 0
         job = self.prefilling[0]
         job.chunk = min(job.request.prompt + job.request.generated - job.done, budget)
         held = job.done + job.chunk
@@ -147,7 +149,7 @@ class Batch:
         kv, waiting, meters = self.kv, self.waiting, self.meters
         budget = self.tokens - len(self.running)
         count = len(self.running) + len(self.prefilling)
-        room = kv.capacity - kv.growth(self.step, 1)
+        room = kv.capacity - kv.next_growth(self.step)
         while waiting and tokens < budget and count < self.most:
             job = waiting[0]
             request = job.request
@@ -176,15 +178,19 @@ class Batch:
         """So many steps are done: the first took so many seconds, each next one `rise` more."""
         decoding = len(self.running)
         if decoding:
-            self.meters.generated += steps * decoding
-            self.meters.itl.observe_rising(first, rise, steps, decoding)
+            meters, kv = self.meters, self.kv
+            meters.generated += steps * decoding
+            meters.itl.observe_rising(first, rise, steps, decoding)
             if not self.prefilling:  # else schedule() counted them
-                self.kv.used += self.kv.growth(self.step, steps)
+                kv.used += kv.growth(self.step, steps)
         self.step += steps
 
-    def end_step(self, now: float) -> None:
-        """Who has all tokens leaves; prompts whose last chunk was computed have their first token."""
-        due, step = self._due, self.step
+    def end_step(self, now: float) -> int:
+        """Who has all tokens leaves; prompts whose last chunk was computed have their first token.
+
+        Returns how many have left.
+        """
+        due, step, before = self._due, self.step, len(self.finished)
         while due and due[0][0] <= step:
             job = self.running.pop(heappop(due)[1], None)
             if job is not None:
@@ -199,6 +205,7 @@ class Batch:
                     self.prefilling.append(job)
                 else:
                     self._begin_to_decode(job, now)
+        return len(self.finished) - before
 
     def _begin_to_decode(self, job: Job, now: float) -> None:
         request, meters = job.request, self.meters
@@ -246,7 +253,10 @@ class Batch:
         left = self._shortest if self.waiting else inf
         for job in self.prefilling:
             left = min(left, job.request.output - job.request.generated - counted)
-        return min(left, self.next_due() - self.step - steps) if self.running else left
+        if self.running:
+            due = self.next_due() - self.step - steps
+            return due if due < left else left
+        return left
 
     def clear(self) -> list[Job]:
         """All leave: those that decode, that are prefilled, that wait."""

@@ -32,7 +32,7 @@ class Buckets:
 
     def __init__(self, edges: tuple[float, ...]) -> None:
         self.edges = edges
-        self.counts = [0] * len(edges)  # of each bucket alone
+        self.counts = [0.0] * len(edges)  # of each bucket alone: whole numbers, as a page shows them
         self.sum = 0.0
 
     def observe(self, value: float) -> None:
@@ -46,17 +46,20 @@ class Buckets:
         is never taken back when more of the run is known: counters only rise.
         """
         edges, counts = self.edges, self.counts
-        place, last = bisect_left(edges, first), bisect_left(edges, first + rise * (steps - 1))
-        done = 0
-        while place < last:
-            upto = min(steps, int((edges[place] - first) / rise) + 1)
-            while upto > done and first + rise * (upto - 1) > edges[place]:
-                upto -= 1
-            while upto < steps and first + rise * upto <= edges[place]:
-                upto += 1
-            counts[place] += times * (upto - done)
-            done, place = upto, place + 1
-        counts[last] += times * (steps - done)
+        place, longest = bisect_left(edges, first), first + rise * (steps - 1)
+        if longest <= edges[place]:
+            counts[place] += times * steps
+        else:
+            last, done = bisect_left(edges, longest), 0
+            while place < last:
+                upto = min(steps, int((edges[place] - first) / rise) + 1)
+                while upto > done and first + rise * (upto - 1) > edges[place]:
+                    upto -= 1
+                while upto < steps and first + rise * upto <= edges[place]:
+                    upto += 1
+                counts[place] += times * (upto - done)
+                done, place = upto, place + 1
+            counts[last] += times * (steps - done)
         self.sum += times * (steps * first + rise * (steps * (steps - 1) // 2))
 
     def copy(self) -> "Buckets":
@@ -66,7 +69,7 @@ class Buckets:
         return twin
 
     def shown(self) -> Histogram:
-        return Histogram(self.edges, tuple(map(float, accumulate(self.counts))), self.sum)
+        return Histogram(self.edges, tuple(accumulate(self.counts)), self.sum)
 
 
 class Meters:

@@ -8,6 +8,7 @@ nothing. A replica's GPUs are shown as one: what strikes one of a tensor-paralle
 """
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 
 from exporter.core import rules, serving
 from exporter.core.inputs import FRESH_SECONDS, NodeInputs
@@ -19,6 +20,7 @@ from scaler.simulate.cluster import GOING, Cluster, Pod
 Readings = Mapping[int, EngineReading]  # by the number of the pod
 
 NAMESPACE, APP, CONTAINER, KIND = "simulation", "model", "vllm", "vllm"
+_WELL = Verdict("healthy", capacity=1.0)
 _LEARNED = tuple(name for name in Learned.__struct_fields__ if name in EngineView.__struct_fields__)
 _RATES = tuple(name for name in Rates.__struct_fields__ if name in EngineView.__struct_fields__)
 
@@ -42,23 +44,27 @@ class Exporters:
             # Kubernetes calls a pod that goes terminating, and discovery drops it.
             if pod.node is not None and pod.state != GOING:
                 on.setdefault(pod.node, []).append(pod)
-        known = {target for pods in on.values() for target in map(_url, pods)}
+        known = {_target(pod.name).url for pods in on.values() for pod in pods}
         self._last_good = {url: good for url, good in self._last_good.items() if url in known}
         self.nodes = tuple(self._node(node, pods, cluster, readings, now) for node, pods in sorted(on.items()))
 
     def _node(self, node: int, pods: Sequence[Pod], cluster: Cluster, readings: Readings, now: float) -> NodeView:
         name = f"node-{node}"
-        scrapes = {_url(pod): self._scrape(pod, readings.get(pod.number), now) for pod in pods}
+        targets = tuple(_target(pod.name) for pod in pods)
+        scrapes = {
+            target.url: self._scrape(target, readings.get(pod.number), now)
+            for pod, target in zip(pods, targets, strict=True)
+        }
         inputs = NodeInputs(
             node=name,
-            targets=tuple(scrape.target for scrape in scrapes.values()),
+            targets=targets,
             scrapes=scrapes,
             last_good=self._last_good,
             pods={(NAMESPACE, pod.name): _facts(pod, cluster, now) for pod in pods},
             wall=now,
             fresh=self._fresh,
         )
-        gpus = {_key(pod): _board(pod, now) for pod in pods}
+        gpus = {(info := _info(pod.name)).key: _board(info, pod, now) for pod in pods}
         memory = self._memories.get(node, serving.ServingMemory())
         served, self._memories[node] = serving.step(memory, inputs, (), gpus, {}, now)
         return NodeView(
@@ -80,8 +86,7 @@ class Exporters:
             ),
         )
 
-    def _scrape(self, pod: Pod, reading: EngineReading | None, now: float) -> EngineScrape:
-        target = _target(pod)
+    def _scrape(self, target: EngineTarget, reading: EngineReading | None, now: float) -> EngineScrape:
         if reading is None:
             return EngineScrape(target, now, 0.0, error="refused", message=f"{target.url}: refused")
         good = EngineScrape(target, now, 0.0, KIND, (reading,))
@@ -89,16 +94,16 @@ class Exporters:
         return good
 
 
-def _url(pod: Pod) -> str:
-    return f"http://{pod.name}:8000/metrics"
+# Of pods by their names, which are the same at every reading.
+@lru_cache(maxsize=1024)
+def _target(pod: str) -> EngineTarget:
+    url = f"http://{pod}:8000/metrics"
+    return EngineTarget(url, PodRef(NAMESPACE, pod, CONTAINER), {"app": APP}, (_info(pod).key.uuid,))
 
 
-def _target(pod: Pod) -> EngineTarget:
-    return EngineTarget(_url(pod), PodRef(NAMESPACE, pod.name, CONTAINER), {"app": APP}, (_key(pod).uuid,))
-
-
-def _key(pod: Pod) -> GpuKey:
-    return GpuKey(f"GPU-{pod.name}")
+@lru_cache(maxsize=1024)
+def _info(pod: str) -> GpuInfo:
+    return GpuInfo(GpuKey(f"GPU-{pod}"), index="0")
 
 
 def _facts(pod: Pod, cluster: Cluster, now: float) -> PodFacts:
@@ -122,16 +127,16 @@ def _facts(pod: Pod, cluster: Cluster, now: float) -> PodFacts:
     )
 
 
-def _board(pod: Pod, now: float) -> Gpu:
+def _board(info: GpuInfo, pod: Pod, now: float) -> Gpu:
     fault = pod.fault
-    mask, verdict = 0.0, Verdict("healthy", capacity=1.0)
+    mask, verdict = 0.0, _WELL
     if fault is not None and fault.kind == "lost":
         verdict = Verdict("lost", (("gpu_is_lost", "reboot_node"),), fault.at, 1, 0.0)
     elif fault is not None and fault.kind == "throttled":
         mask = float(rules.bits("hw_thermal_slowdown"))
         verdict = Verdict("degraded", (("hw_thermal_slowdown", "drain"),), fault.at, 1, 1.0 / fault.factor)
     return Gpu(
-        info=GpuInfo(_key(pod), index="0"),
+        info=info,
         readings={"throttle_reasons": GpuReading(mask, now, "nvml")},
         missing={},
         sources={},

@@ -3,16 +3,15 @@
 May not be in here: what a fault does to a fleet.
 """
 
-import difflib
 import math
 import re
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
+from scaler.core import written
+from scaler.core.written import near, quoted
 from scaler.simulate.model import Fault
-
-MOST_SECONDS = 366 * 86400.0
-_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+from scaler.simulate.traces import LONGEST
 
 
 class FaultError(Exception):
@@ -48,18 +47,16 @@ def parse(text: str) -> Fault:
     """
     match = re.fullmatch(r"\s*([^@:]*)@([^:]*)(?::(.*))?", text, re.DOTALL)
     if match is None:
-        raise FaultError(f"fault {_quoted(text)}: has no time; write KIND@TIME, for example {KINDS['lost'].example}")
+        raise FaultError(f"fault {quoted(text)}: has no time; write KIND@TIME, for example {KINDS['lost'].example}")
     name, time, rest = match[1].strip(), match[2].strip(), match[3] or ""
     kind = KINDS.get(name)
     if kind is None:
-        close = difflib.get_close_matches(name.lower()[:64], KINDS, 1)
-        hint = f"did you mean {close[0]}? " if close else ""
-        raise FaultError(f"fault {_quoted(text)}: kind {_quoted(name)} is unknown; {hint}kinds: {', '.join(KINDS)}")
+        raise FaultError(f"fault {quoted(text)}: kind {quoted(name)} is unknown; {near(name, KINDS, 'kinds')}")
     try:
         at = _moment(time)
         given = _settings(rest, kind)
     except ValueError as error:
-        raise FaultError(f"fault {_quoted(text)}: {error}, for example {kind.example}") from None
+        raise FaultError(f"fault {quoted(text)}: {error}, for example {kind.example}") from None
     return Fault(
         at=at,
         kind=name,
@@ -74,7 +71,7 @@ def _settings(text: str, kind: Kind) -> dict[str, float]:
     for part in text.split(",") if text.strip() else ():
         key, _, value = (word.strip() for word in part.partition("="))
         if key not in kind.keys:
-            raise ValueError(f"key {_quoted(key)} is none of this kind's ({', '.join(kind.keys)}); drop or correct it")
+            raise ValueError(f"key {quoted(key)} is none of this kind's ({', '.join(kind.keys)}); drop or correct it")
         if key in found:
             raise ValueError(f"key {key} is there twice; drop one")
         found[key] = KEYS[key](value)
@@ -85,45 +82,31 @@ def _settings(text: str, kind: Kind) -> dict[str, float]:
 
 
 def _moment(text: str) -> float:
-    bare = re.fullmatch(r"[0-9]{1,9}(?:\.[0-9]{1,9})?", text)
-    seconds = float(text) if bare else _length(text)
-    if not 0 <= seconds <= MOST_SECONDS:
-        raise ValueError(f"time {_quoted(text)} is not within a year; write seconds from the start, or 10m")
+    seconds = written.seconds(text)
+    if not 0 <= seconds <= LONGEST:
+        raise ValueError(f"time {quoted(text)} is not within a year; write seconds from the start, or 10m")
     return seconds
 
 
 def _duration(text: str) -> float:
-    seconds = _length(text)
-    if not 0 < seconds <= MOST_SECONDS:
-        raise ValueError(f"for {_quoted(text)} is not a duration of up to a year; write for example 90s or 20m")
+    seconds = written.duration(text)
+    if not 0 < seconds <= LONGEST:
+        raise ValueError(f"for {quoted(text)} is not a duration of up to a year; write for example 90s or 20m")
     return seconds
-
-
-def _length(text: str) -> float:
-    """Seconds of a Go-like duration, NaN if it is none."""
-    parts = re.findall(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(ms|s|m|h)", text)
-    if not parts or "".join(number + unit for number, unit in parts) != text:
-        return math.nan
-    return sum(float(number) * _UNITS[unit] for number, unit in parts)
 
 
 def _replica(text: str) -> float:
     if not re.fullmatch(r"[0-9]{1,5}", text):
-        raise ValueError(f"replica {_quoted(text)} is not a whole number from 0 (the oldest that is ready) to 99999")
+        raise ValueError(f"replica {quoted(text)} is not a whole number from 0 (the oldest that is ready) to 99999")
     return int(text)
 
 
 def _factor(text: str) -> float:
-    factor = float(text) if re.fullmatch(r"[0-9]{1,4}(?:\.[0-9]{1,9})?", text) else math.nan
+    factor = written.number(text)
     if not 1 < factor <= 1000:
-        raise ValueError(f"factor {_quoted(text)} is not a number above 1 and up to 1000; write how much slower")
+        raise ValueError(f"factor {quoted(text)} is not a number above 1 and up to 1000; write how much slower")
     return factor
 
 
 #: What a key's value may be. Each takes the text and raises ValueError("is wrong; fix").
 KEYS: Mapping[str, Callable[[str], float]] = {"replica": _replica, "factor": _factor, "for": _duration}
-
-
-def _quoted(text: str) -> str:
-    """One printable line, whatever was written."""
-    return ascii(text if len(text) <= 64 else text[:61] + "...")

@@ -4,9 +4,9 @@ May not be in here: which router is used (routers.py), what a replica does with 
 (cluster.py).
 """
 
-import heapq
 import math
 from collections import deque
+from heapq import heappop, heappush
 from random import Random
 
 from scaler.simulate.engine import Engine
@@ -67,12 +67,12 @@ class Gateway:
 
     def settle(self, now: float) -> None:
         """Lets every request finish that does until `now`: routers go by what is in flight."""
-        heap = self._heap
+        heap, due = self._heap, self._due
         while heap and heap[0][0] <= now:
-            at, number = heapq.heappop(heap)
-            if self._due.get(number) == at:
+            at, number = heappop(heap)
+            if due.get(number) == at:
                 engine = self._all[number]
-                engine.advance(at)
+                engine.advance(now)
                 self._schedule(number, engine)
 
     def eject(self, now: float) -> list[int]:
@@ -109,5 +109,5 @@ class Gateway:
     def _schedule(self, number: int, engine: Engine) -> None:
         due = engine.next_finish()
         if due < math.inf and self._due.get(number) != due:
-            heapq.heappush(self._heap, (due, number))
+            heappush(self._heap, (due, number))
         self._due[number] = due

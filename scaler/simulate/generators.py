@@ -6,13 +6,13 @@ Arrivals are a Poisson process with a rate that changes, made by thinning (Lewis
 the highest rate there is, and each stays with the chance of the rate then over it. Lengths are lognormal.
 """
 
-import difflib
 import math
 import random
 from bisect import bisect_right
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
+from scaler.core.written import near, quoted
 from scaler.simulate.model import Arrival, Trace
 from scaler.simulate.traces import LONGEST, MOST_ROWS, MOST_TOKENS, TraceError
 
@@ -160,12 +160,12 @@ def generate(name: str, settings: Mapping[str, float], seed: int) -> Trace:
     """The trace of GENERATORS[name]; what `settings` leaves out is at its default. Raises TraceError."""
     generator = GENERATORS.get(name)
     if generator is None:
-        raise TraceError(f"generator {_quoted(name)}: is unknown; {_near(name, GENERATORS)}")
+        raise TraceError(f"generator {quoted(name)}: is unknown; {near(name, GENERATORS)}")
     known = {setting.name: setting for setting in (*generator.settings, *COMMON)}
     values = {setting.name: setting.default for setting in known.values()}
     for key, value in settings.items():
         if key not in known:
-            raise TraceError(f"generator {name}, setting {_quoted(key)}: is unknown; {_near(key, known)}")
+            raise TraceError(f"generator {name}, setting {quoted(key)}: is unknown; {near(key, known)}")
         unit = f" {known[key].unit}" if known[key].unit else ""
         if not known[key].least <= value <= known[key].most:
             raise TraceError(
@@ -190,15 +190,6 @@ def lengths(mean: float, cv: float, longest: float, chance: random.Random) -> Ca
     return lambda: max(1, min(int(longest), round(math.exp(min(700.0, chance.gauss(middle, sigma))))))
 
 
-def random_trace(seed: int) -> Trace:
-    """A trace of any kind, or two of them at once, of 5 to 20 minutes and at most about 3000 requests."""
-    chance = random.Random(seed)  # noqa: S311 -- a workload, not a secret
-    seconds = chance.uniform(300, 1200)
-    parts = [_random_part(chance, seconds) for _ in range(chance.choice((1, 1, 2)))]
-    arrivals = sorted((arrival for part in parts for arrival in part.arrivals), key=lambda arrival: arrival.at)
-    return Trace(" + ".join(part.name for part in parts), arrivals, seconds)
-
-
 def _arrivals(name: str, s: Mapping[str, float], chance: random.Random) -> list[Arrival]:
     rate, peak = GENERATORS[name].rate(s, chance)
     if peak * s["seconds"] > MOST_ROWS:
@@ -216,48 +207,3 @@ def _arrivals(name: str, s: Mapping[str, float], chance: random.Random) -> list[
             arrivals.append(Arrival(at, tokens, output(), int(tokens * s["cached"])))
         at += chance.expovariate(peak)
     return arrivals
-
-
-def _random_part(chance: random.Random, seconds: float) -> Trace:
-    rate = math.exp(chance.uniform(math.log(0.03), math.log(1500 / seconds)))  # requests/s in the mean, about
-    every = seconds / chance.uniform(1, 6)
-    low = rate * chance.random()
-    kinds: Mapping[str, Mapping[str, float]] = {
-        "steady": {"rate": rate},
-        "diurnal": {"low": low, "high": 2 * rate - low, "period": seconds / chance.uniform(0.5, 4)},
-        "ramp": {"start": low, "end": 2 * rate - low},
-        "bursts": {
-            "base": rate / 2,
-            "factor": chance.uniform(1, 11),
-            "every": every,
-            "length": every * chance.uniform(0.01, 0.1),
-        },
-        "on_off": {"rate": rate, "on": chance.uniform(10, seconds), "off": chance.uniform(10, seconds)},
-        "flash_crowd": {
-            "base": rate / 2,
-            "factor": chance.uniform(1, 11),
-            "at": chance.uniform(0, seconds),
-            "rise": chance.uniform(0, 60),
-            "fall": seconds * chance.uniform(0.01, 0.1),
-        },
-    }
-    kind = chance.choice(sorted(kinds))
-    mix = {
-        "seconds": seconds,
-        "prompt": math.exp(chance.uniform(math.log(20), math.log(8000))),
-        "prompt_cv": chance.uniform(0, 2),
-        "output": math.exp(chance.uniform(math.log(5), math.log(1000))),
-        "output_cv": chance.uniform(0, 2.5),
-        "longest": 16384,
-        "cached": chance.choice((0.0, 0.0, chance.random())),
-    }
-    return generate(kind, {**kinds[kind], **mix}, chance.getrandbits(32))
-
-
-def _near(word: str, known: Mapping[str, object]) -> str:
-    close = difflib.get_close_matches(word.lower()[:64], known, 1)
-    return (f"did you mean {close[0]}? " if close else "") + f"known: {', '.join(known)}"
-
-
-def _quoted(text: str) -> str:
-    return ascii(text if len(text) <= 64 else text[:61] + "...")

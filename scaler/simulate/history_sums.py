@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
-from scaler.simulate.traces import TraceError
+from scaler.simulate.traces import LONGEST, TraceError
 
 MOST_STEPS = 1_000_000
 
@@ -24,15 +24,15 @@ class Series(NamedTuple):
 
 
 def step_sums(
-    series: Sequence[Series], begin: float, end: float, step: float, source: str
+    series: Sequence[Series], begin: float, end: float, step: float, place: str
 ) -> list[tuple[float, float | None, float | None]]:
-    """(arrivals, prompt tokens, output tokens) of each step from begin to end. Raises TraceError.
+    """(arrivals, prompt tokens, output tokens) of each step from begin to end, Unix time. Raises TraceError.
 
     More requests may end unseen in a step than come: what the sum falls below 0 by is taken from the steps after it.
     """
     count = max(1, math.ceil((end - begin) / step - 1e-6))
-    if count > MOST_STEPS:
-        raise TraceError(f"file {source}: spans {(end - begin) / 86400:g} days; is a time wrong? cut it into parts")
+    if count > MOST_STEPS or end - begin > LONGEST:
+        raise TraceError(f"{place}: spans {(end - begin) / 86400:g} days; is a time wrong? cut it into parts")
     columns = {one.counts: [0.0] * count for one in series}
     for one in series:
         for start, stop, amount in _changes(one, step):

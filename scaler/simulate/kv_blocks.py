@@ -45,6 +45,10 @@ class KvBlocks:
         self._growing[place + self.size] += one
         self.decoding += one
 
+    def next_growth(self, step: int) -> int:
+        """growth(step, 1), of which there is the most need."""
+        return self._growing[step % self.size]
+
     def growth(self, step: int, steps: int) -> int:
         """Blocks that the decoding sequences take in so many steps from this one on."""
         rounds, rest = divmod(steps, self.size)

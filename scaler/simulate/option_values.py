@@ -8,24 +8,18 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+from scaler.core import written
 from scaler.simulate.traces import LONGEST
-
-_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
 def seconds(least: float, most: float = LONGEST) -> Callable[[str], float]:
     """Reads "90s", "1m30s" or a bare number of seconds."""
 
     def read(text: str) -> float:
-        parts = re.findall(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(ms|s|m|h)", text)
-        if re.fullmatch(r"[0-9]{1,9}(?:\.[0-9]{1,9})?", text):
-            length = float(text)
-        elif parts and "".join(number + unit for number, unit in parts) == text:
-            length = sum(float(number) * _UNITS[unit] for number, unit in parts)
-        else:
-            length = math.nan
+        length = written.seconds(text)
         if not least <= length <= most:
-            raise ValueError(f"is not a duration from {least:g}s to {most:g}s; write for example {max(least, 90):g}s")
+            example = max(least, min(90, most))
+            raise ValueError(f"is not a duration from {least:g}s to {most:.10g}s; write for example {example:g}s")
         return length
 
     return read
@@ -34,7 +28,7 @@ def seconds(least: float, most: float = LONGEST) -> Callable[[str], float]:
 def whole(least: int, most: int) -> Callable[[str], int]:
     def read(text: str) -> int:
         if not re.fullmatch(r"[0-9]{1,9}", text) or not least <= int(text) <= most:
-            raise ValueError(f"is not a whole number from {least} to {most}; write one")
+            raise ValueError(f"is not a whole number from {least} to {most}; write one in digits")
         return int(text)
 
     return read
@@ -42,9 +36,9 @@ def whole(least: int, most: int) -> Callable[[str], int]:
 
 def number(least: float, most: float) -> Callable[[str], float]:
     def read(text: str) -> float:
-        value = float(text) if re.fullmatch(r"[0-9]{1,9}(?:\.[0-9]{1,9})?", text) else math.nan
+        value = written.number(text)
         if not least <= value <= most:
-            raise ValueError(f"is not a number from {least:g} to {most:g}; write one")
+            raise ValueError(f"is not a number from {least:g} to {most:.10g}; write one in digits")
         return value
 
     return read

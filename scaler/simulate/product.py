@@ -7,7 +7,7 @@ from msgspec import Struct
 
 from scaler.core.decision import Decision, Memory, decide, metric_value
 from scaler.core.trigger import Trigger, metric_spec, parse
-from scaler.core.view import fleet
+from scaler.core.view_fleet import fleet
 from scaler.simulate.exporters import APP, NAMESPACE
 from scaler.simulate.hpa import (
     POLLING_INTERVAL,

@@ -57,17 +57,19 @@ class Readings:
         self._blind_until = max(until, self._blind_until)
 
     def take(self, cluster: Cluster, now: float) -> None:
-        readings, busy = {}, {}
-        for pod in cluster.pods:
-            if pod.engine is not None and pod.state == READY:
-                readings[pod.number] = pod.engine.reading(now)
-                busy[pod.number] = pod.engine.busy_seconds
         scraped, nodes = self._looks[-1].scraped, self._looks[-1].nodes
         blind = now < self._blind_until
-        # The first reading from each multiple of `scrape` on.
-        if now % self._scrape < self._interval:
-            told = {} if blind else readings
-            scraped = {number: _Scraped(now, told[number], self._share(number, busy[number])) for number in told}
+        scrapes = now % self._scrape < self._interval  # the first reading from each multiple of `scrape` on
+        engines = {pod.number: pod.engine for pod in cluster.pods if pod.engine is not None and pod.state == READY}
+        busy = {number: engine.busy_seconds for number, engine in engines.items()}
+        readings = {}
+        if not blind and (scrapes or self._exporters is not None):
+            readings = {number: engine.reading(now) for number, engine in engines.items()}
+        if scrapes:
+            scraped = {
+                number: _Scraped(now, reading, self._share(number, busy[number]))
+                for number, reading in readings.items()
+            }
         if self._exporters is not None and not blind:
             self._exporters.step(cluster, readings, now)
             nodes = self._exporters.nodes

@@ -6,7 +6,7 @@ May not be in here: the file.
 from scaler.core.decision import Memory, decide, recall
 from scaler.core.record import Record, record
 from scaler.core.trigger import parse
-from scaler.core.view import fleet
+from scaler.core.view_fleet import fleet
 from scaler.simulate.exporters import APP, NAMESPACE
 from scaler.simulate.model import Answer, Scenario, Seen
 from scaler.simulate.product import Product, Setting

@@ -18,8 +18,8 @@ from scaler.simulate.worst import Window, clock, worst
 _PAGE = Template(files("scaler").joinpath("simulate/report/page.html").read_text("utf-8"))
 
 
-def page(comparison: Comparison) -> str:
-    """The whole page."""
+def page(comparison: Comparison, sections: Iterable[str] = ()) -> str:
+    """The whole page. sections: what else is to be told, in HTML, before the runs."""
     name = f"{comparison.scenario.trace.name}, simulated"
     parts = [
         f"<header><h1>{text(name)}</h1>",
@@ -28,6 +28,7 @@ def page(comparison: Comparison) -> str:
     ]
     if comparison.rows:
         parts += _comparison(comparison)
+    parts += sections
     for run in comparison.runs:
         parts += _run(run, wording.run_label(run, comparison.rows))
     return _PAGE.substitute(title=text(name), body="\n".join(parts))
@@ -50,7 +51,7 @@ def _comparison(comparison: Comparison) -> Iterator[str]:
         f"Best first: those with {wording.percent(comparison.target)} in time by GPU-hours, then the others. "
         "Beaten: another has no fewer in time and no more GPU-hours."
     )
-    yield _table(caption, head, rows, names=2) + "</section>"
+    yield table(caption, head, rows, names=2) + "</section>"
 
 
 def _heading(column: wording.Column) -> str:
@@ -104,13 +105,13 @@ def _course(run: Run) -> str:
         cells = [f"{point.arrivals:.3g}", *map(str, point[2:7]), *waits]
         cells = [f'<td class="n">{cell}</td>' for cell in cells]
         rows.append(f'<tr><th scope="row">{clock(point.at)}</th>{"".join(cells)}</tr>')
-    return _table(
+    return table(
         "Most waiting and running, replicas at the end of the stretch, TTFT of what arrived in it.", head, rows, 1
     )
 
 
-def _table(caption: str, head: Iterable[str], rows: Iterable[str], names: int) -> str:
-    """`names`: so many columns at the left are words, the others figures."""
+def table(caption: str, head: Iterable[str], rows: Iterable[str], names: int) -> str:
+    """Rows are HTML. `names`: so many columns at the left are words, the others figures."""
     cells = [f'<th scope="col"{" class=n" * (index >= names)}>{each}</th>' for index, each in enumerate(head)]
     return (
         f'<div class="scroll"><table><caption>{text(caption)}</caption><thead><tr>{"".join(cells)}</tr></thead>\n'

@@ -1,19 +1,19 @@
-"""How a replay is told: then against now, in text and for programs.
+"""How a replay is told: then against now, in text, on the page and for programs.
 
 May not be in here: figures that then_now.py and reanswer.py do not have.
 """
 
-import textwrap
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 from scaler.core.decision import Decision
-from scaler.simulate import wording
+from scaler.simulate import report_html, wording
 from scaler.simulate.history import History
 from scaler.simulate.model import Run
 from scaler.simulate.reanswer import Reanswer
-from scaler.simulate.report_text import WIDTH, plain
+from scaler.simulate.report_svg import text
+from scaler.simulate.report_text import columns, plain, wrapped
 from scaler.simulate.then_now import Difference, Moment, course, hours
 from scaler.simulate.worst import clock
 
@@ -27,31 +27,32 @@ def told(history: History, all_: Sequence[Moment], differences: Sequence[Differe
     since = datetime.fromtimestamp(history.start, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
     lines = [f"{plain(history.name)}: {arrivals:.0f} requests in {wording.span(history.seconds)} from {since}"]
     if history.skipped:
-        lines += _wrapped(f"{history.skipped} lines could not be read, the first: {history.first_skipped}", "  note: ")
+        lines += wrapped(f"{history.skipped} lines could not be read, the first: {history.first_skipped}", "  note: ")
     for note in history.notes:
-        lines += _wrapped(note, "  note: ")
-    rows = [HEAD, *map(_row, course(all_))]
-    widths = [max(len(row[index]) for row in rows) for index in range(len(HEAD))]
-    lines += ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
-    then, now = hours(all_)
-    if then is None:
-        lines.append(f"replica-hours: {now:.2f} now; then is not recorded")
-    else:
-        change = f" ({now / then - 1:+.0%})" if then > 0 else ""
-        lines.append(f"replica-hours: {then:.2f} then, {now:.2f} now{change}")
-    if differences:
-        lines.append("where they differ most")
-    elif then is not None:
-        lines.append("both asked for the same all the time")
+        lines += wrapped(note, "  note: ")
+    lines += columns([HEAD, *map(_row, course(all_))])
+    lines += _summary(all_, differences)
     for each in differences:
-        end = each.at + each.seconds
-        lines += _wrapped(
-            f"{clock(each.at)} to {clock(end)}: by {each.replica_seconds / 3600:.2f} replica-hours; "
-            f"at {clock(each.peak)} {each.then} then, {each.now} now",
-            "  ",
-        )
-        lines += _wrapped(each.why_then, "    then ") + _wrapped(each.why_now, "    now  ")
+        lines += wrapped(_difference(each), "  ")
+        lines += wrapped(each.why_then, "    then ") + wrapped(each.why_now, "    now  ")
     return "\n".join(lines) + "\n"
+
+
+def section(all_: Sequence[Moment], differences: Sequence[Difference]) -> str:
+    """The same for the page of the run (report_html.page)."""
+    head = [text(each) for each in HEAD]
+    rows = []
+    for first, *cells in map(_row, course(all_)):
+        figures = "".join(f'<td class="n">{text(cell)}</td>' for cell in cells)
+        rows.append(f'<tr><th scope="row">{text(first)}</th>{figures}</tr>')
+    caption = "Replicas that were there, in the mean; what was asked for at the end of the stretch."
+    told = "".join(f"<p>{text(line)}</p>" for line in _summary(all_, differences))
+    minutes = "".join(
+        f'<div class="minute"><p><strong>{text(_difference(each))}.</strong></p>'
+        f"<ul><li>then: {text(each.why_then)}</li><li>now: {text(each.why_now)}</li></ul></div>"
+        for each in differences
+    )
+    return f"<section><h2>Then and now</h2>{report_html.table(caption, head, rows, names=1)}{told}{minutes}</section>"
 
 
 def marked(run: Run, differences: Sequence[Difference]) -> Run:
@@ -84,7 +85,7 @@ def answers(made: Sequence[Reanswer], skipped: int) -> str:
         lines.append(f"  note: {skipped} without: no replica was known then")
     for each in differing[:MOST_ANSWERS]:
         lines.append(f"{datetime.fromtimestamp(each.then.time, UTC).strftime('%Y-%m-%d %H:%M:%S UTC')}")
-        lines += _wrapped(each.then.explanation, "    then ") + _wrapped(why(each), "    now  ")
+        lines += wrapped(each.then.explanation, "    then ") + wrapped(why(each), "    now  ")
     if len(differing) > MOST_ANSWERS:
         lines.append(f"and {len(differing) - MOST_ANSWERS} more; --json has them all")
     return "\n".join(lines) + "\n"
@@ -111,14 +112,29 @@ def why(each: Reanswer) -> str:
     return each.now.explanation if isinstance(each.now, Decision) else f"no answer: {each.now.reason}"
 
 
+def _summary(all_: Sequence[Moment], differences: Sequence[Difference]) -> list[str]:
+    then, now = hours(all_)
+    if then is None:
+        lines = [f"replica-hours: {now:.2f} now; then is not recorded"]
+    else:
+        change = f" ({now / then - 1:+.0%})" if then > 0 else ""
+        lines = [f"replica-hours: {then:.2f} then, {now:.2f} now{change}"]
+    if differences:
+        return [*lines, "where they differ most"]
+    return lines if then is None else [*lines, "both asked for the same all the time"]
+
+
+def _difference(each: Difference) -> str:
+    return (
+        f"{clock(each.at)} to {clock(each.at + each.seconds)}: by {each.replica_seconds / 3600:.2f} replica-hours; "
+        f"at {clock(each.peak)} {each.then} then, {each.now} now"
+    )
+
+
 def _row(moment: Moment) -> tuple[str, ...]:
     then = "-" if moment.replicas_then is None else f"{moment.replicas_then:.1f}"
     asked = ["-" if count is None else str(count) for count in (moment.asked_then, moment.asked_now)]
     return clock(moment.at), f"{moment.load:.3g}", then, f"{moment.replicas_now:.1f}", *asked
-
-
-def _wrapped(text: str, before: str) -> list[str]:
-    return textwrap.wrap(plain(text), WIDTH, initial_indent=before, subsequent_indent=" " * (len(before) + 4))
 
 
 def _rounded(value: Any) -> Any:

@@ -52,7 +52,8 @@ def _cells(row: Row) -> list[str]:
 
 
 def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
-    names = [_cut(cell, width).ljust(width) for cell, width in zip(cells[:3], widths[:3], strict=True)]
+    names = [_cut(cells[0], widths[0]), _cut(cells[1], widths[1]), _cut_knob(cells[2], widths[2])]
+    names = [name.ljust(width) for name, width in zip(names, widths[:3], strict=True)]
     return " ".join([*names, *(cell.rjust(width) for cell, width in zip(cells[3:], widths[3:], strict=True))]).rstrip()
 
 
@@ -60,22 +61,38 @@ def _cut(text: str, width: int) -> str:
     return text if len(text) <= width else text[: max(0, width - 1)] + "~"
 
 
+def _cut_knob(text: str, width: int) -> str:
+    """Its name gives way to its value."""
+    name, equals, value = text.rpartition("=")
+    if len(text) <= width or not equals:
+        return _cut(text, width)
+    room = width - len(value) - 1
+    return _cut(name, room) + equals + value if room > 0 else _cut(value, width)
+
+
 def account(run: Run) -> str:
     """One run: its figures, and its worst minutes with what led to them."""
-    lines = _wrapped(f"{wording.run_label(run)} over {wording.scenario(run.scenario)}", "")
+    lines = wrapped(f"{wording.run_label(run)} over {wording.scenario(run.scenario)}", "")
     lines += [f"  {name:<12}{text}" for name, text in wording.figures(summary(run))]
     windows = worst(run)
     lines.append("worst minutes" if windows else "no request was late")
     for seen in windows:
-        lines += _wrapped(f"{clock(seen.at)}  {wording.window(seen)}", "  ")
-        lines += _wrapped(f"because {seen.cause}", "    ")
-        lines += [line for at, text in seen.events for line in _wrapped(f"event {clock(at)}  {text}", "    ")]
-        lines += [line for made in seen.changes for line in _wrapped(f"policy {wording.change(made)}", "    ")]
+        lines += wrapped(f"{clock(seen.at)}  {wording.window(seen)}", "  ")
+        lines += wrapped(f"because {seen.cause}", "    ")
+        lines += [line for at, text in seen.events for line in wrapped(f"event {clock(at)}  {text}", "    ")]
+        lines += [line for made in seen.changes for line in wrapped(f"policy {wording.change(made)}", "    ")]
     return "\n".join(lines) + "\n"
 
 
-def _wrapped(text: str, indent: str) -> list[str]:
-    return textwrap.wrap(plain(text), WIDTH, initial_indent=indent, subsequent_indent=indent + "    ")
+def wrapped(text: str, before: str) -> list[str]:
+    """The text in lines; what stands before it is not wrapped."""
+    return textwrap.wrap(plain(text), WIDTH, initial_indent=before, subsequent_indent=" " * (len(before) + 4))
+
+
+def columns(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Figures below each other, the first row their headings."""
+    widths = [max(len(row[at]) for row in rows) for at in range(len(rows[0]))]
+    return ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
 
 
 def plain(text: str) -> str:

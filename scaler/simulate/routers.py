@@ -4,12 +4,15 @@ May not be in here: what a replica does with a request (engine.py).
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from operator import attrgetter
 from random import Random
 
 from scaler.simulate.engine import Engine
 
 #: The place in the sequence, which is not empty, of the replica that gets the next request.
 Router = Callable[[Sequence[Engine], Random], int]
+
+_IN_FLIGHT = attrgetter("in_flight")  # for every replica at every request: faster than a comprehension
 
 
 def _random(engines: Sequence[Engine], dice: Random) -> int:
@@ -18,7 +21,7 @@ def _random(engines: Sequence[Engine], dice: Random) -> int:
 
 def _least_loaded(engines: Sequence[Engine], dice: Random) -> int:
     """Of several with the least, the first from a place drawn at random: else the first would have all light load."""
-    loads = [engine.in_flight for engine in engines]
+    loads = list(map(_IN_FLIGHT, engines))
     least, begin = min(loads), _random(engines, dice)
     return loads.index(least, begin) if least in loads[begin:] else loads.index(least)
 

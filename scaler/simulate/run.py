@@ -11,6 +11,7 @@ import heapq
 import math
 from collections.abc import Callable, Iterable
 from functools import partial
+from typing import NamedTuple
 
 from scaler.simulate.cluster import GOING, LOADING, PENDING, READY, Cluster, Pod
 from scaler.simulate.gateway import Gateway
@@ -21,13 +22,32 @@ from scaler.simulate.routers import ROUTERS
 Progress = Callable[[float], None]
 
 
+class SoFar(NamedTuple):
+    """What a run has come to by one of its ticks."""
+
+    at: float
+    missed: int  # requests that surely have no first token within the scenario's ttft_target
+    replica_seconds: float
+
+
+Enough = Callable[[SoFar], bool]
+
+
 def run(
-    scenario: Scenario, controller: Controller, policy: str, knob: float | None = None, progress: Progress | None = None
+    scenario: Scenario,
+    controller: Controller,
+    policy: str,
+    knob: float | None = None,
+    progress: Progress | None = None,
+    enough: Enough | None = None,
 ) -> Run:
-    """Plays the scenario's trace under the policy. Same arguments, same Run. progress is told 0..1 as time passes."""
-    world = _World(scenario, controller)
+    """Plays the scenario's trace under the policy. Same arguments, same Run. progress is told 0..1 as time passes.
+
+    enough is asked at each tick; once it says yes the run is given up, and the Run is what was until then.
+    """
+    world = _World(scenario, controller, enough)
     end = scenario.trace.seconds
-    while world.now < end:
+    while world.now < end and not world.given_up:
         world.step(end)
         if progress is not None:
             progress(world.now / end)
@@ -37,8 +57,11 @@ def run(
 class _World:
     """`step()` goes on to the next thing on the agenda; `close()` sums up."""
 
-    def __init__(self, scenario: Scenario, controller: Controller) -> None:
+    def __init__(self, scenario: Scenario, controller: Controller, enough: Enough | None) -> None:
         self.now = 0.0
+        self.given_up = False
+        self._enough = enough
+        self._judged = self._missed = 0  # requests of which it is known whether they were in time, and those not
         self._scenario = scenario
         self._controller = controller
         self._arrivals = scenario.trace.arrivals
@@ -124,6 +147,18 @@ class _World:
         self._end_pods()
         self._ticks.append(self._tick())
         self._readings.take(self._cluster, now)
+        if self._enough is not None:
+            self.given_up = self._enough(self._so_far())
+
+    def _so_far(self) -> SoFar:
+        """At a tick, when every engine is where the clock is: what has no first token by now gets it later."""
+        requests, target = self._gateway.requests, self._scenario.ttft_target
+        while self._judged < len(requests) and (request := requests[self._judged]).arrived + target <= self.now:
+            self._missed += request.first_token is None or request.first_token - request.arrived > target
+            self._judged += 1
+        pods = self._cluster.pods
+        running = sum(self.now - max(0.0, pod.scheduled) for pod in pods if pod.scheduled is not None)
+        return SoFar(self.now, self._missed, self._cluster.replica_seconds + running)
 
     def _tick(self) -> Tick:
         pods, gateway = self._cluster.pods, self._gateway

@@ -9,7 +9,8 @@ whichever command it was given to.
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
-from scaler.core.trigger import TriggerError, parse
+from scaler.core.trigger import FROM_ENV, KEDA_KEYS, TriggerError, parse
+from scaler.core.written import quoted
 from scaler.simulate import clairvoyant, faults, generators, traces
 from scaler.simulate.exporters import NAMESPACE
 from scaler.simulate.model import Profile, Scenario, Trace
@@ -136,6 +137,11 @@ def scenario(of: Mapping[str, Any], trace: Trace, profiles: Mapping[str, Profile
         chosen = profile(of["profile"], profiles)
     except ProfileError as error:
         raise ScenarioError(f"--{error}") from None
+    for fault in of["fault"]:
+        if fault.at >= trace.seconds:
+            raise ScenarioError(
+                f"--fault {fault.kind}@{fault.at:g}: the load is over at {trace.seconds:g} s; write less"
+            )
     if of["min"] > of["max"]:
         raise ScenarioError(f"--min {of['min']}: is more than --max {of['max']}; lower it")
     made = Scenario(
@@ -163,16 +169,18 @@ def scenario(of: Mapping[str, Any], trace: Trace, profiles: Mapping[str, Profile
     return made._replace(start=start)
 
 
-def metadata(pairs: Iterable[str], ttft: float) -> dict[str, str]:
-    """A trigger's metadata of KEY=VALUE texts; `KEY=` takes back an earlier one. ttft is its ttftTarget if none says
-    another. Raises ScenarioError on what the scaler would refuse."""
-    found = {"ttftTarget": f"{ttft:g}s"}
+def metadata(pairs: Iterable[str], before: Mapping[str, str]) -> dict[str, str]:
+    """A trigger's metadata with what KEY=VALUE texts change in it; `KEY=` takes one back. Raises ScenarioError on what
+    the scaler would refuse, and on what is for KEDA alone."""
+    found = dict(before)
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not equals or not key:
             raise ScenarioError(f"--set {quoted(pair)}: is not KEY=VALUE; write for example --set headroom=0.2")
         if key in NOT_SET:
             raise ScenarioError(f"--set {quoted(pair)}: a simulated fleet is of one model; drop it")
+        if key in KEDA_KEYS or key.endswith(FROM_ENV):
+            raise ScenarioError(f"--set {quoted(key)}: is for KEDA alone and changes nothing here; drop it")
         if not value:
             found.pop(key, None)
             continue
@@ -183,8 +191,3 @@ def metadata(pairs: Iterable[str], ttft: float) -> dict[str, str]:
             raise ScenarioError(f"--set {told}") from None
         found[key] = value
     return found
-
-
-def quoted(text: str) -> str:
-    """One printable line, whatever was written."""
-    return ascii(text if len(text) <= 64 else text[:61] + "...")

@@ -1,6 +1,6 @@
 """The exporters' feeds: one task for each exporter's address keeps one NodeView up to date.
 
-May not be in here: what is made of a view (core/view.py).
+May not be in here: what is made of a view (core/view_fleet.py).
 
 A number that cannot be (not finite, below 0, absurdly large) is missing, and its engine says so: the others of the node
 know nothing of it. A message whose form is wrong (ages that do not fit, `unchanged` with nothing before it) is dropped

@@ -12,7 +12,8 @@ from exporter.pb import signals_pb2 as pb
 from scaler.core import policy
 from scaler.core.decision import Decision, decide
 from scaler.core.trigger import parse
-from scaler.core.view import NodeView, fleet
+from scaler.core.view import NodeView
+from scaler.core.view_fleet import fleet
 from scaler.sources.feed import decode
 from tests.exporter.build import inputs, reading, target
 

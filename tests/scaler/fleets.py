@@ -3,12 +3,12 @@
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from scaler.core import forecast
+from scaler.core import forecast, policy
 from scaler.core.decision import Decision, Memory, Unknown, decide
 from scaler.core.demand import Outlook
 from scaler.core.trigger import Trigger, parse
 from scaler.core.view import Fleet, GpuView, Replica
-from scaler.core.work import Cost, Flow, Mix
+from scaler.core.work import Cost, Flow, Mix, shape
 
 NOW = 10_000.0
 LOST = GpuView("GPU-1", state="lost", reasons=(("xid_79", "reset_gpu"),), capacity=0.0)
@@ -22,7 +22,7 @@ PACED: dict[str, Any] = {
     "max_running": 10.0,
 }
 #: The same as it is remembered.
-COST, MIX = Cost(0.001, 0.009, 0.0, 10.0), Mix(1.0, 100.0, 100.0)
+COST, MIX = Cost(0.001, 0.009, 0.0, 10.0, 0.04, limit=10.0), Mix(1.0, 100.0, 100.0)
 
 
 def replica(pod: str = "llama-0", **fields: Any) -> Replica:
@@ -60,7 +60,7 @@ def past(work: float, seconds: float = 600.0, chosen: Trigger | None = None) -> 
     """Of a steady load of so many replicas' work, looked at last at NOW. What a request costs is known (COST)."""
     chosen = chosen or trigger()
     history = forecast.History(NOW, (work,) * int(seconds / forecast.SLOT))
-    plan = forecast.plan(history, 75.0, chosen.ttft_target * 0.8)
+    plan = forecast.plan(history, chosen.ttft_target * policy.value("patience"), shape(COST, MIX))
     return Memory(outlook=Outlook(Flow(NOW, {}, MIX), history, plan, COST))
 
 

@@ -50,9 +50,9 @@ async def test_explain_accounts_for_the_answer(
     fake: FakeExporter, running: Scaler, capsys: pytest.CaptureFixture[str]
 ) -> None:
     keda = Keda(running.ports.grpc, {"model": "llama"})
-    await keda.until(2.312)
+    await keda.until(2.25)
     fake.send(signals(TAUGHT, SICK, BLIND, gpus=[LOST]))
-    explanation = await keda.until(3.312)  # and the blind one
+    explanation = await keda.until(3.25)  # and the blind one
     status, said, errors = await explain(capsys, "default/llama", "--scaler", running.web)
     assert (status, errors) == (0, "")
     blocks = {block.splitlines()[0].split(":")[0]: block for block in said.split("\n\n")}
@@ -74,23 +74,24 @@ async def test_explain_accounts_for_the_answer(
     assert "pod llama-1: GPU-1 lost (xid_79 -> reset_gpu)" in second
     assert third.split()[:2] == ["llama-2", "blind"]
     assert "timeout" in third
-    # Half a batch runs; 60 wait with 2 s each, of which one replica works off 71.25 s until another could serve.
+    # Half a batch runs; 60 wait with 2 s each, of which one replica works off 75 s until another could serve.
     steps = {line.split()[0]: line.split()[1] for line in said.splitlines() if line.startswith("  ") and line.split()}
     for name, number in (
         ("request_seconds", "2"),
         ("planned", "0"),
         ("demand_base", "0.50"),
-        ("backlog", "48.75"),
-        ("demand_queue", "0.81"),
-        ("demand", "1.31"),
-        ("needed", "3.31"),
-        ("required", "3.31"),
+        ("backlog", "45"),
+        ("demand_queue", "0.75"),
+        ("demand", "1.25"),
+        ("needed", "3.25"),
+        ("required", "3.25"),
     ):
         assert steps[name] == number, name
+    assert "of 3: 1 supplying, 0 impaired, 1 dead, 0 starting, 1 blind" in blocks["what carries it"]
     turns = blocks["what would change the answer"]
-    assert "5 are needed when demand passes 2 (it is 1.31)" in turns
-    assert "about 21 more waiting (now 60)" in turns
-    assert "more than 9.50 running (now 4)" in turns
+    assert "5 are needed when demand passes 2 (it is 1.25)" in turns
+    assert "about 23 more waiting (now 60)" in turns
+    assert "more than 10 running (now 4)" in turns
     assert "blind: llama-2 without waiting, last error timeout" in said
     assert explanation in said
 

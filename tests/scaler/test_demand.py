@@ -8,12 +8,17 @@ from msgspec import structs
 from scaler.core import forecast, policy, work
 from scaler.core.capacity import Learned
 from scaler.core.demand import Demand, Outlook, demand, lead, look
-from tests.scaler.fleets import COST, NOW, counting, past, replica, several, trigger
+from tests.scaler.fleets import COST, MIX, NOW, counting, past, replica, several, trigger
 
 IDLE: dict[str, Any] = {}
-FULL = policy.value("full")
 SYNC = policy.value("sync")
 AHEAD = policy.value("cold_start") + SYNC  # 75 s
+PATIENCE = policy.value("patience")
+
+
+def grown(level: float, ahead: float = AHEAD) -> float:
+    return level * (1 + policy.value("growth") * ahead / 60)
+
 
 LEADS = [
     ("as given", {"coldStart": "5m"}, 100.0, 300 + SYNC),
@@ -42,28 +47,31 @@ PARTS: list[tuple[str, float, list[dict[str, Any]], dict[str, str], str, float]]
     ("planned: for what is expected, and a rest for chance", 2, [IDLE], {}, "planned", 3),
     ("headroom comes on top of what is planned", 2, [IDLE], {"headroom": "0.5"}, "planned", 4.5),
     ("... and of nothing else", 0, [{"running": 10.0}], {"headroom": "0.5"}, "total", 1),
-    ("expected", 2, [IDLE], {}, "expected", 2),
+    ("expected: with what it may grow by until then", 2, [IDLE], {}, "expected", grown(2)),
+    ("... which is more with a long coldStart", 2, [IDLE], {"coldStart": "585s"}, "expected", grown(2, 600)),
     ("running, in batches", 0, [{"running": 12.0}, {"running": 3.0}], {}, "by_running", 1.5),
     ("KV caches held", 0, [{"kv_usage": 0.6}, {"kv_usage": 0.2}], {}, "by_kv", 1),
     ("kvCacheTarget as given", 0, [{"kv_usage": 0.6}], {"kvCacheTarget": "0.3"}, "by_kv", 2),
     ("the base is the largest: planned", 2, [{"running": 12.0, "kv_usage": 0.8}], {}, "base", 3),
     ("the base is the largest: running", 0.5, [{"running": 30.0, "kv_usage": 0.8}], {}, "base", 3),
     ("the base is the largest: KV cache", 0.5, [{"running": 3.0, "kv_usage": 0.96}], {}, "base", 1.2),
-    ("a queue that is gone before anybody minds", 0, [{"waiting": 1.5}], {}, "backlog", 0),
-    ("... though more comes than goes", 5, [{"waiting": 1.5}], {}, "backlog", 0),
+    ("a queue that is gone before anybody minds", 0, [{"waiting": 1.4}], {}, "backlog", 0),
+    ("... though more comes than goes", 5, [{"waiting": 1.4}], {}, "backlog", 0),
+    ("... which 1.4 s are, of a ttftTarget of 2", 5, [{"waiting": 1.41}], {}, "backlog", 1.41 + (grown(5) - 1) * AHEAD),
     ("ttftTarget is how long one may wait", 5, [{"waiting": 4.0}], {"ttftTarget": "10s"}, "backlog", 0),
     ("a queue that is worked off before help comes", 0, [{"waiting": 70.0}], {}, "backlog", 0),
-    ("what is left then", 0, [{"waiting": 100.0}], {}, "backlog", 100 - FULL * AHEAD),
-    ("... by all that supply", 0, [{"waiting": 100.0}, {"capacity": 0.25}], {}, "backlog", 100 - 1.25 * FULL * AHEAD),
+    ("what is left then", 0, [{"waiting": 100.0}], {}, "backlog", 100 - AHEAD),
+    ("... by all that supply", 0, [{"waiting": 100.0}, {"capacity": 0.25}], {}, "backlog", 100 - 1.25 * AHEAD),
     ("... of which an unknown capacity is one", 0, [{"waiting": 100.0, "capacity": None}], {}, "backlog",
-     100 - FULL * AHEAD),
-    ("... with what is expected until then", 2, [{"waiting": 100.0}], {}, "backlog", 100 + (2 - FULL) * AHEAD),
+     100 - AHEAD),
+    ("... with what is expected until then", 2, [{"waiting": 100.0}], {}, "backlog",
+     100 + (grown(2) - 1) * AHEAD),
     ("... which is later with a long coldStart", 2, [{"waiting": 100.0}], {"coldStart": "585s"}, "backlog",
-     100 + (2 - FULL) * 600),
-    ("it is to be gone in drainWithin", 0, [{"waiting": 101.25}], {}, "by_queue", 0.5),
-    ("drainWithin as given", 0, [{"waiting": 101.25}], {"drainWithin": "10s"}, "by_queue", 3),
+     100 + (grown(2, 600) - 1) * 600),
+    ("it is to be gone in drainWithin", 0, [{"waiting": 105.0}], {}, "by_queue", 0.5),
+    ("drainWithin as given", 0, [{"waiting": 105.0}], {"drainWithin": "10s"}, "by_queue", 3),
     ("queueTarget asks for all that waits", 0, [{"waiting": 10.0}], {"queueTarget": "4"}, "by_queue", 2.5),
-    ("the total is base and queue", 0, [{"waiting": 101.25, "running": 20.0}], {}, "total", 2.5),
+    ("the total is base and queue", 0, [{"waiting": 105.0, "running": 20.0}], {}, "total", 2.5),
 ]  # fmt: skip
 
 
@@ -74,6 +82,34 @@ def test_a_part_of_the_demand(
     level: float, each: list[dict[str, Any]], metadata: dict[str, str], part: str, value: float
 ) -> None:
     assert getattr(demanded(level, *each, **metadata), part) == pytest.approx(value)
+
+
+#: A queue of 200 s of work before one replica, seconds since each starting one was first seen -> what will be left.
+HELP: list[tuple[str, list[float], float]] = [
+    ("nobody is on the way", [], 125),
+    ("one that has just come is no more help than one that is asked for now", [0.0], 125),
+    ("one will have served for as long as it is older", [40.0], 85),
+    ("two", [40.0, 70.0], 15),
+    ("three, and more than there is to do", [40.0, 70.0, 70.0], 0),
+    ("one that is late already may never come", [75.0], 125),
+    ("... and takes nothing from the others", [3600.0, 40.0], 85),
+]
+
+
+@pytest.mark.parametrize(("ages", "backlog"), [row[1:] for row in HELP], ids=[row[0] for row in HELP])
+def test_replicas_on_their_way_shorten_the_backlog(ages: list[float], backlog: float) -> None:
+    fleet = several({"waiting": 200.0})
+    found = demand(trigger(), fleet.replicas, Learned(), None, past(0).outlook, ages)
+    assert found.backlog == pytest.approx(backlog)
+    assert found.by_queue == pytest.approx(backlog / 60)
+
+
+def test_what_came_stays_finite() -> None:
+    before = past(2.0).outlook
+    flow = work.look(structs.replace(before.flow, at=None), [counting()], NOW)
+    before = structs.replace(before, flow=structs.replace(flow, mix=before.flow.mix))
+    wild = look(before, trigger(), [counting(waiting=1e300)], Learned(), NOW + 5)
+    assert wild.history.slots[-1] == policy.value("most_replicas")
 
 
 def test_a_gateways_queue_waits_like_any_other() -> None:
@@ -132,7 +168,10 @@ def test_it_is_planned_by_what_was_known_before_the_newest_reading() -> None:
     before = past(2.0).outlook
     calm = look(before, trigger(), [counting()], Learned(), NOW + 5)
     wild = look(before, trigger(), [counting(waiting=1e6)], Learned(), NOW + 5)
-    assert calm.plan == wild.plan == forecast.plan(before.history, AHEAD, 1.6)
+    assert calm.plan == wild.plan
+    expected = forecast.plan(before.history, 2 * PATIENCE, work.shape(COST, MIX))
+    assert structs.replace(calm.plan, shape=expected.shape) == expected
+    assert structs.astuple(calm.plan.shape) == pytest.approx(structs.astuple(expected.shape))
 
 
 def test_while_the_cost_is_not_known_nothing_is_remembered_but_quiet() -> None:

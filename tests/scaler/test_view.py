@@ -1,11 +1,12 @@
-"""scaler.core.view: which engines are a ScaledObject's replicas, and what a replica is."""
+"""scaler.core.view_fleet and view_replicas: which engines are a ScaledObject's replicas, and what a replica is."""
 
 from typing import Any
 
 import pytest
 
 from scaler.core.trigger import parse
-from scaler.core.view import ColdStartView, EngineView, Fleet, GpuView, NodeView, fleet
+from scaler.core.view import ColdStartView, EngineView, Fleet, GpuView, NodeView
+from scaler.core.view_fleet import fleet
 
 NOW = 1000.0
 

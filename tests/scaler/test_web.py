@@ -32,7 +32,7 @@ async def running() -> AsyncIterator[Scaler]:
 @pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Does not wait for the exporter that never answers."""
-    monkeypatch.setattr("scaler.core.view._missing_exporters", lambda *_: "")
+    monkeypatch.setattr("scaler.core.view_fleet._missing_exporters", lambda *_: "")
 
 
 @pytest.mark.usefixtures("patient")

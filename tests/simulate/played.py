@@ -5,11 +5,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from scaler.core.view import Fleet, fleet
+from scaler.core.view import Fleet
+from scaler.core.view_fleet import fleet
 from scaler.simulate.model import Answer, Arrival, Phases, Profile, Run, Scenario, Seen, Trace
 from scaler.simulate.product import Product, setting
 from scaler.simulate.run import run
-from scaler.simulate.traces import cut, decompressed, parse
+from scaler.simulate.traces import cut
+from scaler.simulate.traces_csv import parse
+from scaler.simulate.traces_packed import decompressed
 
 
 class Said(NamedTuple):

@@ -8,9 +8,10 @@ import statistics
 
 import pytest
 
-from scaler.simulate.generators import GENERATORS, generate, lengths, random_trace
+from scaler.simulate.generators import GENERATORS, generate, lengths
 from scaler.simulate.model import Trace
 from scaler.simulate.traces import TraceError
+from tests.simulate.random_traces import random_trace
 
 
 def _count(trace: Trace, begin: float, end: float) -> int:

@@ -1,4 +1,4 @@
-"""scaler.simulate.history: what was recorded becomes arrivals again."""
+"""scaler.simulate.history and history_*: what was recorded becomes arrivals again."""
 
 # ruff: noqa: E501 -- one row a case: a wrapped table cannot be scanned
 
@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from scaler.core.record import Record, line
 from scaler.core.view import Replica
 from scaler.simulate.generators import generate
-from scaler.simulate.history import History, Interval, from_journal, from_prometheus, records, to_trace
+from scaler.simulate.history import History, Interval, to_trace
+from scaler.simulate.history_prometheus import from_prometheus
+from scaler.simulate.history_records import from_journal, records
 from scaler.simulate.traces import TraceError
 
 T0 = 1_700_000_000.0
@@ -187,7 +189,7 @@ ANSWERS = [
 
 @pytest.mark.parametrize(("series", "expected"), [row[1:] for row in ANSWERS], ids=[row[0] for row in ANSWERS])
 def test_an_answer_becomes_arrivals(series: list[Any], expected: list[float]) -> None:
-    history = from_prometheus(_matrix(*series))
+    history = from_prometheus(_matrix(*series), "answer.json", "file answer.json")
     assert [round(interval.arrivals, 6) for interval in history.intervals] == expected
     assert history.start == T0
 
@@ -198,6 +200,7 @@ def test_an_answer_has_tokens_and_no_decisions() -> None:
             ("arrivals", [(0, 1), (60, 2)]), ("prompt_tokens", [(0, 1), (60, 50)]), ("generation_tokens", [(60, 10)])
         ),
         "monday.json",
+        "file monday.json",
     )
     assert history.intervals == (Interval(0.0, 60.0, 120.0, 3000.0, 600.0, None, None, ""),)
     assert (history.name, history.notes) == ("monday.json", ())
@@ -224,7 +227,7 @@ BAD_ANSWERS = [
 @pytest.mark.parametrize(("answer", "error"), BAD_ANSWERS, ids=[row[1][:40] for row in BAD_ANSWERS])
 def test_a_bad_answer_is_refused_in_one_line(answer: dict[str, Any], error: str) -> None:
     with pytest.raises(TraceError) as caught:
-        from_prometheus(answer, "answer.json")
+        from_prometheus(answer, "answer.json", "file answer.json")
     assert error in str(caught.value)
     assert str(caught.value).startswith("file answer.json: ")
     assert "\n" not in str(caught.value)
@@ -250,7 +253,7 @@ def test_any_answer_is_a_history_or_a_trace_error(result: Any, answer: dict[str,
         for given_answer in (answer, {"status": "success", "data": data}):
             refusal = ""
             try:
-                assert from_prometheus(given_answer).intervals
+                assert from_prometheus(given_answer, "answer.json", "file answer.json").intervals
             except TraceError as error:
                 refusal = str(error)
             assert "\n" not in refusal

@@ -12,12 +12,13 @@ import os
 
 import pytest
 
-from scaler.simulate.generators import generate, random_trace
+from scaler.simulate.generators import generate
 from scaler.simulate.hpa import SYNC_PERIOD
 from scaler.simulate.model import Run, Scenario, Trace
 from scaler.simulate.profiles import profile
 from scaler.simulate.traces import scaled
 from tests.simulate.played import Said, digest, product
+from tests.simulate.random_traces import random_trace
 
 TRACES = int(os.environ.get("PLIMSOLL_RANDOM_TRACES", "300"))
 CHUNK = 10

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -51,6 +52,7 @@ def test_a_recorded_run_comes_back(journal: Path, tmp_path: Path, capsys: pytest
     assert "replica-hours: " in said
     assert "plimsoll over simulation/model: " in said
     assert "simulation/model, simulated" in page.read_text()
+    assert "<h2>Then and now</h2>" in page.read_text()
     assert command(capsys, "simulate", "--trace", str(trace), "--policy", "static=1")[0] == 0
 
 
@@ -98,9 +100,29 @@ def test_a_compressed_file_of_several_objects(
     other = line(Record(5.0, "default", "other", "idle", ""))
     both.write_bytes(gzip.compress(journal.read_bytes() + other))
     status, _, errors = command(capsys, "replay", "--record", str(both))
-    assert (status, errors.count("\n")) == (1, 1)
+    assert (status, errors.count("\n")) == (2, 1)
     assert "several objects; choose one of: default/other, simulation/model" in errors
     assert command(capsys, "replay", "--record", str(both), "--object", "simulation/model")[0] == 0
+
+
+def test_a_recorded_setting_that_is_none_any_more_can_be_dropped(
+    journal: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old = tmp_path / "old.jsonl"
+    old.write_bytes(journal.read_bytes().replace(b'"headroom":"0.1"', b'"safety":"0.1"'))
+    status, _, errors = command(capsys, "replay", "--record", str(old), "--exact")
+    assert (status, errors.count("\n")) == (2, 1)
+    assert "old.jsonl: the trigger's 'safety': unknown; known keys: " in errors
+    assert command(capsys, "replay", "--record", str(old), "--exact", "--set", "safety=")[0] == 0
+
+
+def test_a_file_may_begin_with_a_mark_and_end_its_lines_otherwise(
+    journal: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = tmp_path / "windows.jsonl"
+    other.write_bytes(b"\xef\xbb\xbf" + journal.read_bytes().replace(b"\n", b"\r\n"))
+    plain = command(capsys, "replay", "--record", str(journal), "--exact")
+    assert command(capsys, "replay", "--record", str(other), "--exact") == plain
 
 
 def _answer(count: int = 9) -> dict[str, Any]:
@@ -120,7 +142,7 @@ def _answer(count: int = 9) -> dict[str, Any]:
 
 def test_a_saved_answer_is_played(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     saved, out = tmp_path / "a.json", tmp_path / "o.json"
-    saved.write_text(json.dumps(_answer()))
+    saved.write_bytes(gzip.compress(json.dumps(_answer()).encode()))
     status, said, _ = command(capsys, "replay", "--prometheus", str(saved), "--json", str(out), "--ttft", "1s")
     document = json.loads(out.read_text())
     assert status == 0
@@ -184,8 +206,47 @@ def test_a_refusal_of_prometheus_is_told(capsys: pytest.CaptureFixture[str]) -> 
     refusal = {"status": "error", "errorType": "bad_data", "error": "parse error"}
     with _served(json.dumps(refusal).encode(), 400) as (url, _):
         status, _, errors = command(capsys, "replay", "--prometheus-url", url)
-    assert (status, errors.count("\n")) == (1, 1)
+    assert (status, errors.count("\n")) == (2, 1)
     assert "bad_data: parse error" in errors
+
+
+#: (status, body, what the line on stderr has in it)
+NO_ANSWERS = [
+    (500, b"internal error", "answers with status 500; name the address of a Prometheus that needs no password"),
+    (401, b"", "answers with status 401; name the address"),
+    (200, b"<html>log in</html>", "is no JSON (Expecting value: line 1 column 1 (char 0)); name the address of a"),
+    (200, b"", "is no JSON ("),
+    (200, b"null", "holds no object; name the address of a Prometheus"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("status", "body", "cause"), NO_ANSWERS, ids=[f"{row[0]} {row[1]!r}" for row in NO_ANSWERS])
+def test_what_is_no_prometheus_is_told(
+    status: int, body: bytes, cause: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with _served(body, status) as (url, _):
+        code, _, errors = command(capsys, "replay", "--prometheus-url", url)
+    assert (code, errors.count("\n")) == (2, 1)
+    assert errors.startswith(f"plimsoll replay: --prometheus-url {url}: ")
+    assert cause in errors
+
+
+def test_what_speaks_no_http_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer() -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(4096)
+                connection.sendall(b"220 mail\r\n")
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        port = server.getsockname()[1]
+        code, _, errors = command(capsys, "replay", "--prometheus-url", f"http://127.0.0.1:{port}")
+        thread.join()
+    assert (code, errors.count("\n")) == (2, 1)
+    assert "cannot be reached (220 mail" in errors
 
 
 def test_an_answer_that_is_too_long_is_refused(
@@ -194,5 +255,5 @@ def test_an_answer_that_is_too_long_is_refused(
     monkeypatch.setattr(prometheus, "LARGEST", 100)
     with _served(b"x" * 200) as (url, _):
         status, _, errors = command(capsys, "replay", "--prometheus-url", url)
-    assert status == 1
+    assert status == 2
     assert "answers with more than" in errors

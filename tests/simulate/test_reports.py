@@ -7,10 +7,11 @@ from html.parser import HTMLParser
 
 import pytest
 
-from scaler.simulate import comparison, report_html, report_json, report_text, wording
+from scaler.simulate import comparison, report_html, report_json, report_replay, report_text, wording
 from scaler.simulate.comparison import Comparison, Row
 from scaler.simulate.model import Arrival, Change, Fault, Phases, Profile, Request, Run, Scenario, Tick, Trace
 from scaler.simulate.outcome import Summary, summary
+from scaler.simulate.then_now import Difference, Moment
 
 PROFILE = Profile(
     "8b-h100", "an 8B model", "counted by hand", 0.01, 1e-4, 0, 2e-5, 0, 400_000, cold_start=Phases(0, 30, 60, 30)
@@ -100,6 +101,24 @@ def test_text_is_narrow_and_plain(rows):
     assert made.isascii()
     assert "\x1b" not in made
     assert made.endswith("\n")
+
+
+def test_a_long_knob_keeps_its_value():
+    line = report_text.table([Row("p" * 60, 0.125, "target_" * 9, figures(0.99, 1234567.891))], 0.99).splitlines()[1]
+    assert "~=0.125 " in line
+
+
+def test_then_and_now_on_the_page():
+    moment = Moment(0.0, 15.0, 2.0, 3.0, 4, 5.0, None)
+    found = Difference(0.0, 15.0, 30.0, 15.0, 4, 6, NASTY, "needs 6")
+    section = report_replay.section([moment], [found])
+    read(section)
+    assert '<th scope="row">0:00:00</th><td class="n">2</td><td class="n">3.0</td><td class="n">5.0</td>' in section
+    assert '<td class="n">4</td><td class="n">-</td>' in section
+    assert "0:00:00 to 0:00:15: by 0.01 replica-hours; at 0:00:15 4 then, 6 now" in section
+    assert "needs 6" in section
+    assert NASTY not in section
+    read(report_html.page(small(), [section]))
 
 
 def test_an_account_is_narrow_and_plain():

@@ -184,9 +184,9 @@ def test_the_list_is_complete(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_setting_can_be_taken_back() -> None:
-    assert metadata(["headroom=1", "headroom=", "ttftTarget=4s"], 2.0) == {"ttftTarget": "4s"}
+    assert metadata(["headroom=1", "headroom=", "ttftTarget=4s"], {"ttftTarget": "2s"}) == {"ttftTarget": "4s"}
     with pytest.raises(ScenarioError, match="is not KEY=VALUE"):
-        metadata(["=1"], 2.0)
+        metadata(["=1"], {})
 
 
 def test_what_an_installed_program_needs_is_declared() -> None:

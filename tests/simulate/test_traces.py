@@ -1,4 +1,4 @@
-"""scaler.simulate.traces: one row a rule."""
+"""scaler.simulate.traces, traces_csv, traces_packed: one row a rule."""
 
 # ruff: noqa: E501 -- one row a case: a wrapped table cannot be scanned
 
@@ -11,10 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scaler.simulate import traces
-from scaler.simulate.generators import random_trace
+from scaler.simulate import traces_csv, traces_packed
 from scaler.simulate.model import Arrival, Trace
-from scaler.simulate.traces import TraceError, cut, decompressed, parse, render, scaled, stretched
+from scaler.simulate.traces import TraceError, cut, scaled
+from scaler.simulate.traces_csv import parse, render
+from scaler.simulate.traces_packed import decompressed
+from tests.simulate.random_traces import random_trace
 
 AZURE = Path(__file__).parents[2] / "bench" / "traces"
 HEADER = "TIMESTAMP,ContextTokens,GeneratedTokens\n"
@@ -56,7 +58,7 @@ BAD = [
     (HEADER + "2023-11-16 18:15:46,1,1\n2023-11-16 18:15:45,1,1\n", "row 3: TIMESTAMP '2023-11-16 18:15:45' is before the start"),
     (HEADER + "-1,1,1\n", "row 2: TIMESTAMP '-1' is before the start"),
     (HEADER + "0,1,1\n40000000,1,1\n", "row 3: TIMESTAMP '40000000' is 463 days after the start"),
-    (HEADER + "1700000000000,1,1\n", "is Unix time in milliseconds"),
+    (HEADER + "1700000000000,1,1\n", "is no Unix time in seconds (milliseconds?)"),
     (HEADER + "nan,1,1\n", "'nan' is no time"),
     (HEADER + "0,1,1\ninf,1,1\n", "row 3: TIMESTAMP 'inf' is no number"),
     (HEADER + "0,1,1\n1_0,1,1\n", "'1_0' is no number"),
@@ -89,7 +91,7 @@ def test_a_bad_file_is_refused_in_one_line(text: str, error: str) -> None:
 
 
 def test_rows_beyond_the_most_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(traces, "MOST_ROWS", 2)
+    monkeypatch.setattr(traces_csv, "MOST_ROWS", 2)
     rows = HEADER + "0,1,1\n1,1,1\n"
     assert len(parse(rows + "\n", "load.csv").arrivals) == 2
     with pytest.raises(TraceError, match="row 4: is beyond 2 rows"):
@@ -170,7 +172,7 @@ def test_damaged_bytes_are_refused(data: bytes, error: str) -> None:
 
 @pytest.mark.parametrize("pack", [bytes, lzma.compress, gzip.compress], ids=["plain", "xz", "gzip"])
 def test_a_bomb_is_refused(pack: object, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(traces, "MOST_BYTES", 1000)
+    monkeypatch.setattr(traces_packed, "MOST_BYTES", 1000)
     assert callable(pack)
     assert decompressed(pack(b"0" * 1000), "x") == "0" * 1000
     with pytest.raises(TraceError, match="holds more than"):
@@ -215,14 +217,11 @@ def test_copies_stay_near_and_do_not_come_at_one_instant() -> None:
     assert edge.count(0.0) == 1  # reflected at the start, not heaped on it
 
 
-def test_cutting_and_stretching() -> None:
+def test_cutting() -> None:
     part = cut(EVEN, 100, 200)
     assert [arrival.at for arrival in part.arrivals] == [float(at) for at in range(100)]
     assert part.arrivals[0].prompt == 110
     assert part.seconds == 100
-    slow = stretched(EVEN, 2.5)
-    assert slow.arrivals[4] == Arrival(10.0, 14, 5)
-    assert slow.seconds == 2500
 
 
 REFUSED = [
@@ -234,8 +233,6 @@ REFUSED = [
     (lambda: cut(EVEN, 10, 10), "cannot be cut from 10 to 10 s; it goes from 0 to 1000 s"),
     (lambda: cut(EVEN, -1, 10), "cannot be cut"),
     (lambda: cut(EVEN, 0, 1001), "cannot be cut"),
-    (lambda: stretched(EVEN, 0), "cannot be stretched by 0"),
-    (lambda: stretched(EVEN, 1e6), "366 days are the longest"),
 ]
 
 
