@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: demo test test-gpu test-vllm check gen bench bench-decisions fuzz lock goldens tools clean
+.PHONY: demo test test-gpu test-vllm check gen bench bench-decisions fuzz fuzz-decisions lock goldens tools clean
 
 ## make demo: the whole product on this machine, without GPU or cluster. ARGS="--scenario sick-gpu --duration 30"
 demo: $(VENV)/.run
@@ -48,6 +48,10 @@ bench-decisions: $(VENV)/.dev
 ## make fuzz: malformed expositions at release size, a million of them, and 100,000 valid ones; says what took longest
 fuzz: $(VENV)/.dev
 	PLIMSOLL_FUZZ_EXAMPLES=1000000 $(BIN)/pytest --timeout=3600 -s tests/exporter/test_exposition_*.py $(ARGS)
+
+## make fuzz-decisions: the decision under 10,000 random loads instead of 300. ARGS="-x" stops at the first fault
+fuzz-decisions: $(VENV)/.dev
+	PLIMSOLL_RANDOM_TRACES=10000 $(BIN)/pytest --timeout=3600 -n auto tests/simulate/test_random_traces.py $(ARGS)
 
 ## make goldens: accept what /metrics says now as the golden outputs
 goldens: $(VENV)/.dev

@@ -6,7 +6,7 @@ May not be in here: measuring. Every figure, and whether a goal is reached, is t
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
-from bench import decisions_trials_table
+from bench import decisions_settings, decisions_trials_table
 from bench.decisions_places import MARKS, MAXIMUM, PLACES, SCALE, Place
 from bench.decisions_rows import About, Played, Row
 from bench.decisions_sweep import COST, MISSES, RIVALS, best, may_beat, reaches
@@ -97,6 +97,7 @@ def page(rows: Iterable[Row]) -> str:
         HEAD.format(about=_about([row for row in kept if isinstance(row, About)]), marks=marks),
         _comparison(outcomes),
         _goals(outcomes),
+        decisions_settings.section(played),
         *decisions_trials_table.sections(kept),
         "## Each peer at its best\n",
         *(_peers(one, [row for row in played if row.scenario == one.place.name]) for one in outcomes),

@@ -19,7 +19,7 @@ from prometheus_client.exposition import choose_encoder
 from exporter.kit.version import VERSION
 from exporter.kit.web import application
 from scaler.core import account
-from scaler.core.decision import BLIND, SUPPLYING, Decision, Unknown, state
+from scaler.core.decision import BLIND, STARTING, SUPPLYING, Decision, Unknown, state
 from scaler.core.trigger import settings
 from scaler.core.view import NodeView
 from scaler.decisions import Answer, Desk, Entry
@@ -155,6 +155,10 @@ def _object_row(entry: Entry, now: float) -> str:
     return f"<tr>{''.join(cells)}</tr>"
 
 
+#: State of a replica -> its cell's class; of any other: bad. Starting is neither good nor bad.
+_COLOURS = {SUPPLYING: "good", STARTING: "none"}
+
+
 def _replica_rows(answer: Answer) -> Iterable[str]:
     """The replicas as the last decision saw them. No number: it was not read."""
     trigger = answer.trigger
@@ -164,7 +168,7 @@ def _replica_rows(answer: Answer) -> Iterable[str]:
         blind = account.why_blind(replica, trigger) if seen == BLIND else ""
         said = account.sickness(replica) or blind or replica.why or replica.cause
         cells = [f"<td>{escape(text)}</td>" for text in (f"{trigger.namespace}/{trigger.name}", replica.pod)]
-        cells.append(f'<td class="{"good" if seen == SUPPLYING else "bad"}">{seen}</td>')
+        cells.append(f'<td class="{_COLOURS.get(seen, "bad")}">{seen}</td>')
         cells += [f'<td class="number">{"" if value is None else account.number(value)}</td>' for value in numbers]
         yield f"<tr>{''.join(cells)}<td>{escape(said)}</td></tr>"
 

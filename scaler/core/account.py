@@ -37,10 +37,16 @@ def why_blind(replica: Replica, trigger: Trigger) -> str:
     return f"{replica.pod} without {' and '.join(missing)}{error}"
 
 
-def nothing_fresh(blind: Sequence[Replica], trigger: Trigger) -> str:
+def nothing_fresh(blind: Sequence[Replica], starting: Sequence[Replica], trigger: Trigger) -> str:
+    """Why nobody says anything of now. Where all are on their way nothing is wrong: they are only to be waited for."""
+    unread = (*blind, *starting)
+    why = few([why_blind(replica, trigger) for replica in unread])
+    if starting and not blind:
+        are = "replica is" if len(starting) == 1 else "replicas are"
+        return f"{len(starting)} {are} starting, none serves yet: {why}"
     return (
-        f"none of {len(blind)} replicas has a fresh reading (limit {number(trigger.stale_after)} s): "
-        f"{few([why_blind(replica, trigger) for replica in blind])}; check that their exporters can reach them"
+        f"none of {len(unread)} replicas has a fresh reading (limit {number(trigger.stale_after)} s): "
+        f"{why}; check that their exporters can reach them"
     )
 
 

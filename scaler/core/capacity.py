@@ -34,8 +34,8 @@ def learn(lessons: Lessons, replicas: Sequence[Replica], cold_start: float | Non
     of: dict[str, float | None] = {}
     borrowed = []
     for replica in replicas:
-        own = replica.service_rate if replica.queued_seconds else None
-        of[replica.id] = own or lessons.of.get(replica.id)
+        own, name = replica.service_rate if replica.queued_seconds else None, replica.id
+        of[name] = own or lessons.of.get(name)
         if not replica.queued_seconds:
             borrowed.append(replica.service_rate)
     rate = _median(of.values(), borrowed, lessons.typical.service_rate)

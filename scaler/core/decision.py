@@ -110,7 +110,7 @@ def decide(trigger: Trigger, fleet: Fleet, memory: Memory | None, now: float) ->
     live = by_state[SUPPLYING] + by_state[IMPAIRED]
     seen = live + by_state[DEAD]
     if fleet.problem or not seen:
-        problem = fleet.problem or account.nothing_fresh(blind + starting, trigger)
+        problem = fleet.problem or account.nothing_fresh(blind, starting, trigger)
         return Unknown(problem), structs.replace(memory, unknown=now)
 
     lessons = learn(memory.lessons, fleet.replicas, fleet.cold_start)

@@ -76,7 +76,7 @@ def look(before: Outlook, trigger: Trigger, replicas: Sequence[Replica], learned
         return Outlook(flow, before.history, before.plan, cost)
     # Planned by what was known before: the newest reading then counts in one place only (forecast.py, at the end).
     shape = forecast.Shape() if cost is None else work.shape(cost, flow.mix)
-    plan = forecast.plan(before.history, _patience(trigger), shape, before.plan)
+    plan = forecast.plan(before.history, lead(trigger, learned), _patience(trigger), shape, before.plan)
     came = min(came, policy.value("most_replicas"))
     return Outlook(flow, forecast.remember(before.history, came, now), plan, cost)
 
@@ -105,7 +105,7 @@ def demand(
             by_kv=by_kv, by_running=0.0, base=0.0, backlog=waiting, by_queue=0.0, total=0.0,
         ))  # fmt: skip
     seconds = work.request_seconds(cost, flow.mix)
-    expected = forecast.level(outlook.history, ahead)
+    expected = forecast.level(outlook.history, outlook.plan, ahead)
     planned = forecast.replicas_for(outlook.plan, expected, _patience(trigger)) * (1 + (trigger.headroom or 0.0))
     by_running = running / cost.batch
     base = max(planned, by_kv, by_running)

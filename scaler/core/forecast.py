@@ -7,7 +7,8 @@ told from the fleet's own past:
 
 1. The past is a row of SLOT seconds each with the work that came, in replicas.
 2. The level is its mean over the last `level_over` seconds. Over the next cold start it may grow as it did over the
-   last one, and by `growth` at least: that a load will rise cannot always be told from what it was.
+   last one, by `again` of the most that it ever did over one, and by `growth` at least: that a load will rise cannot
+   always be told from what it was.
 3. By what each slot was above or below the mean before it (the errors) the future is taken to be scattered again, slot
    after slot in their order: it has the bursts of the past in it, their heights and their lengths.
 4. For a number of replicas this future is worked through (late()): how much of the work waits longer than the target.
@@ -54,6 +55,7 @@ class Plan(Struct, frozen=True):
     tolerated: float = 0.0  # work that may be late, in replicas
     spare: float = 0.0  # replicas beyond the mean that it took then: where to look first
     shape: Shape = Shape()
+    rise: float = 0.0  # replicas by which the level rose at most over a lead
 
 
 def remember(history: History, work: float, now: float) -> History:
@@ -68,9 +70,10 @@ def remember(history: History, work: float, now: float) -> History:
     return History(history.until + passed * SLOT, slots[-most:])
 
 
-def plan(history: History, target: float, shape: Shape, before: Plan | None = None) -> Plan:
-    """target: seconds that a request may wait. What too short a past does not tell is taken to be steady.
+def plan(history: History, lead: float, target: float, shape: Shape, before: Plan | None = None) -> Plan:
+    """lead: seconds from asking for a replica to its first token; target: seconds that a request may wait.
 
+    What too short a past does not tell is taken to be steady.
     before: the plan of a moment ago; it changes nothing but how soon this one is found.
     """
     slots = history.slots
@@ -78,21 +81,27 @@ def plan(history: History, target: float, shape: Shape, before: Plan | None = No
         return Plan()
     over, least = round(policy.value("level_over") / SLOT), round(policy.value("level_least") / SLOT)
     sums = (0.0, *accumulate(slots))
-    errors = [slots[at] - (sums[at] - sums[max(0, at - over)]) / min(at, over) for at in range(least, len(slots))]
+    # The level after each slot, from the first that is a mean over enough.
+    levels = [sums[at] / at for at in range(least, min(over, len(sums)))]
+    levels += [(until - since) / over for since, until in zip(sums, sums[over:], strict=False)]
+    errors = [slot - mean for slot, mean in zip(slots[least:], levels, strict=False)]
+    ahead = _slots(lead)
+    rise = max((later - mean for mean, later in zip(levels, levels[ahead:], strict=False)), default=0.0)
     mean, steady = _level(slots), max(0, over - len(errors))
     weights = (*[mean] * steady, *slots[len(slots) - len(errors) :])
     errors = [0.0] * steady + errors
     path = [max(0.0, mean + error) for error in errors]
     replicas, tolerated = _worthwhile(path, weights, target, shape, math.ceil(mean + (before.spare if before else 0.0)))
-    return Plan(tuple(errors), weights, tolerated, replicas - mean, shape)
+    return Plan(tuple(errors), weights, tolerated, replicas - mean, shape, max(0.0, rise))
 
 
-def level(history: History, lead: float) -> float:
-    """The work that is prepared for, in replicas, but for its scatter. lead: seconds from asking to the first token."""
+def level(history: History, of: Plan, lead: float) -> float:
+    """The work that is prepared for, in replicas, but for its scatter. lead: as in plan()."""
     now = _level(history.slots)
-    before = history.slots[: -max(1, round(lead / SLOT))]
+    before = history.slots[: -_slots(lead)]
     known = len(before) * SLOT >= policy.value("level_least")
-    return now + max(now * policy.value("growth") * lead / 60.0, now - _level(before) if known else 0.0)
+    risen = now - _level(before) if known else 0.0
+    return now + max(risen, policy.value("again") * of.rise, now * policy.value("growth") * lead / 60.0)
 
 
 def replicas_for(of: Plan, expected: float, target: float) -> int:
@@ -157,6 +166,10 @@ def late(
             if total > most:
                 break
     return total / len(path) if path else 0.0
+
+
+def _slots(seconds: float) -> int:
+    return max(1, round(seconds / SLOT))
 
 
 def _level(slots: Sequence[float]) -> float:

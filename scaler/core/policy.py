@@ -32,9 +32,10 @@ CONSTANTS: dict[str, Constant] = {
     "history": Constant(1800, "s", "the last half hour: several cold starts, and no longer than a load stays alike"),
     "level_over": Constant(300, "s", "the HPA's own window: replicas that were asked for stay as long"),
     "level_least": Constant(120, "s", "a mean over less says little of what is above it"),
-    "growth": Constant(0.03, "ratio/min", "half of the steepest ten minutes of the Azure 2023 conversation trace; docs/decisions.md"),
-    "worth": Constant(0.06, "ratio", "of a replica's time that it must save from lateness to be worth having; docs/decisions.md"),
-    "patience": Constant(0.7, "ratio", "of ttftTarget for the queue: the step under way and the prefill itself take the rest"),
+    "growth": Constant(0.03, "ratio/min", "two thirds of the steepest ten minutes (0.045) of the Azure 2023 conversation trace"),
+    "again": Constant(0.5, "ratio", "of the steepest rise over a cold start in `history`: half of it is kept ready for the next"),
+    "worth": Constant(0.12, "ratio", "of a replica's time that it must save from lateness to be worth having; docs/decisions.md"),
+    "patience": Constant(0.85, "ratio", "of ttftTarget for the queue: the step under way and the prefill itself take the rest"),
     "early": Constant(0.5, "s", "by which a look may come before a slot is over: clocks of two programs are not in step"),
     "young": Constant(600, "s", "a past that is shorter is no ground to remove replicas on: two windows of the HPA"),
     # When a reading is not believed.

@@ -83,24 +83,25 @@ def look(flow: Flow, replicas: Sequence[Replica], now: float) -> Flow:
     gone = 0.0 if flow.at is None else now - flow.at
     fade = max(math.exp(-gone / policy.value("mix_memory")), min(1.0, LEAST / max(LEAST, flow.mix.requests)))
     sums = [flow.mix.requests * fade, flow.mix.prompt * fade, flow.mix.generated * fade]
+    mean = flow.mix.mean_prompt or 0.0
     for replica in replicas:
-        old = flow.of.get(replica.id)
+        name = replica.id
+        old = flow.of.get(name)
         new = _read(replica, now)
         if new is None or old is None:
             if one := new or old:
-                of[replica.id] = one
+                of[name] = one
             continue
         seconds = new.at - old.at
         if seconds <= 0:
-            of[replica.id] = old
+            of[name] = old
             continue
         finished = _grown(old.finished, new.finished)
         prompt, generated = _grown(old.prompt, new.prompt), _grown(old.generated, new.generated)
         sums[0], sums[1], sums[2] = sums[0] + finished, sums[1] + prompt, sums[2] + generated
-        mean = flow.mix.mean_prompt or 0.0
         came = max(0.0, finished + new.waiting + new.running - old.waiting - old.running)
         prompts = max(0.0, prompt + (new.waiting - old.waiting) * mean)
-        of[replica.id] = Look(
+        of[name] = Look(
             new.at,
             new.prompt,
             new.generated,

@@ -4,8 +4,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from scaler.core import forecast, policy
+from scaler.core.capacity import Learned
 from scaler.core.decision import Decision, Memory, Unknown, decide
-from scaler.core.demand import Outlook
+from scaler.core.demand import Outlook, lead
 from scaler.core.trigger import Trigger, parse
 from scaler.core.view import Fleet, GpuView, Replica
 from scaler.core.work import Cost, Flow, Mix, shape
@@ -60,7 +61,8 @@ def past(work: float, seconds: float = 600.0, chosen: Trigger | None = None) -> 
     """Of a steady load of so many replicas' work, looked at last at NOW. What a request costs is known (COST)."""
     chosen = chosen or trigger()
     history = forecast.History(NOW, (work,) * int(seconds / forecast.SLOT))
-    plan = forecast.plan(history, chosen.ttft_target * policy.value("patience"), shape(COST, MIX))
+    patience = chosen.ttft_target * policy.value("patience")
+    plan = forecast.plan(history, lead(chosen, Learned()), patience, shape(COST, MIX))
     return Memory(outlook=Outlook(Flow(NOW, {}, MIX), history, plan, COST))
 
 

@@ -89,14 +89,28 @@ def test_policy(
     assert decision.reason in REASONS
 
 
-def test_only_starting_replicas_are_no_answer_and_hold_then() -> None:
-    fleet = several(STARTING, STARTING | {"error": "refused"})
-    unknown, memory = decide(trigger(), fleet, past(0), NOW)
+#: Nobody can be read: replicas, what is said.
+UNREAD: list[tuple[str, list[dict[str, Any]], str]] = [
+    (
+        "all are starting",
+        [STARTING, STARTING | {"error": "refused"}],
+        "2 replicas are starting, none serves yet: llama-0 never read, llama-1 never read, last error refused",
+    ),
+    ("one is starting", [STARTING], "1 replica is starting, none serves yet: llama-0 never read"),
+    (
+        "one should be there",
+        [STARTING, NEW | {"error": "refused"}],
+        "none of 2 replicas has a fresh reading (limit 15 s): llama-1 never read, last error refused, llama-0 never "
+        "read; check that their exporters can reach them",
+    ),
+]
+
+
+@pytest.mark.parametrize(("each", "said"), [row[1:] for row in UNREAD], ids=[row[0] for row in UNREAD])
+def test_replicas_that_cannot_be_read_are_no_answer_and_hold_then(each: list[dict[str, Any]], said: str) -> None:
+    unknown, memory = decide(trigger(), several(*each), past(0), NOW)
     assert isinstance(unknown, Unknown)
-    assert unknown.reason == (
-        "none of 2 replicas has a fresh reading (limit 15 s): llama-0 never read, llama-1 never read, last error "
-        "refused; check that their exporters can reach them"
-    )
+    assert unknown.reason == said
     assert answer(several(IDLE, STARTING), memory=memory, now=NOW + 5).required_replicas == 2
 
 

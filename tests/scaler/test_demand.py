@@ -55,9 +55,9 @@ PARTS: list[tuple[str, float, list[dict[str, Any]], dict[str, str], str, float]]
     ("the base is the largest: planned", 2, [{"running": 12.0, "kv_usage": 0.8}], {}, "base", 3),
     ("the base is the largest: running", 0.5, [{"running": 30.0, "kv_usage": 0.8}], {}, "base", 3),
     ("the base is the largest: KV cache", 0.5, [{"running": 3.0, "kv_usage": 0.96}], {}, "base", 1.2),
-    ("a queue that is gone before anybody minds", 0, [{"waiting": 1.4}], {}, "backlog", 0),
-    ("... though more comes than goes", 5, [{"waiting": 1.4}], {}, "backlog", 0),
-    ("... which 1.4 s are, of a ttftTarget of 2", 5, [{"waiting": 1.41}], {}, "backlog", 1.41 + (grown(5) - 1) * AHEAD),
+    ("a queue that is gone before anybody minds", 0, [{"waiting": 1.7}], {}, "backlog", 0),
+    ("... though more comes than goes", 5, [{"waiting": 1.7}], {}, "backlog", 0),
+    ("... which 1.7 s are, of a ttftTarget of 2", 5, [{"waiting": 1.71}], {}, "backlog", 1.71 + (grown(5) - 1) * AHEAD),
     ("ttftTarget is how long one may wait", 5, [{"waiting": 4.0}], {"ttftTarget": "10s"}, "backlog", 0),
     ("a queue that is worked off before help comes", 0, [{"waiting": 70.0}], {}, "backlog", 0),
     ("what is left then", 0, [{"waiting": 100.0}], {}, "backlog", 100 - AHEAD),
@@ -169,7 +169,7 @@ def test_it_is_planned_by_what_was_known_before_the_newest_reading() -> None:
     calm = look(before, trigger(), [counting()], Learned(), NOW + 5)
     wild = look(before, trigger(), [counting(waiting=1e6)], Learned(), NOW + 5)
     assert calm.plan == wild.plan
-    expected = forecast.plan(before.history, 2 * PATIENCE, work.shape(COST, MIX))
+    expected = forecast.plan(before.history, AHEAD, 2 * PATIENCE, work.shape(COST, MIX))
     assert structs.replace(calm.plan, shape=expected.shape) == expected
     assert structs.astuple(calm.plan.shape) == pytest.approx(structs.astuple(expected.shape))
 

@@ -13,7 +13,7 @@ from msgspec import structs
 from scaler.core import policy
 from scaler.core.forecast import SLOT, History, Plan, Shape, late, level, plan, remember, replicas_for
 
-WORTH, TARGET, LEAD = policy.value("worth"), 1.4, 75.0
+WORTH, AGAIN, TARGET, LEAD = policy.value("worth"), policy.value("again"), 1.4, 75.0
 MOST = int(policy.value("history") / SLOT)
 OVER, LEAST = round(policy.value("level_over") / SLOT), round(policy.value("level_least") / SLOT)
 #: A chat: a tenth of the work is prompts; a full batch holds 4.5 s of work, and half of its step is there anyhow.
@@ -65,6 +65,9 @@ def test_as_many_slots_as_time_has_passed_however_it_is_looked_at(gaps: list[flo
 
 # The level.
 
+#: A rise by 8 in a quarter of its window: the level rises by 2.
+RISEN = [1.0] * 200 + [9.0] * 15
+
 #: Slots -> the level a cold start of 75 s ahead.
 LEVELS: list[tuple[str, Sequence[float], float]] = [
     ("nothing known", [], 0.0),
@@ -79,28 +82,59 @@ LEVELS: list[tuple[str, Sequence[float], float]] = [
         [1.0] * (LEAST - 1) + [9.0] * 15,
         grown(15 * 9 + LEAST - 1) / (LEAST + 14),
     ),
+    ("a wave that rose before keeps half of its rise", [*RISEN, *[1.0] * 145], 1 + 2 * AGAIN),
+    ("... while it does not rise by more now", [*RISEN, *[1.0] * 130, *[3.0] * 15], 1.5 + 2 * AGAIN),
+    ("... after which that goes on", [*RISEN, *[1.0] * 130, *[7.0] * 15], 2.5 + 1.5),
+    ("... unless that is less than any load may grow by", [*[1.0] * 200, *[1.03] * 15, *[1.0] * 145], grown(1)),
 ]
 
 
 @pytest.mark.parametrize(("slots", "expected"), [row[1:] for row in LEVELS], ids=[row[0] for row in LEVELS])
 def test_the_level_is_the_mean_over_its_window_and_what_it_may_grow_by(slots: Sequence[float], expected: float) -> None:
-    assert level(History(0.0, tuple(slots)), LEAD) == pytest.approx(expected)
+    history = History(0.0, tuple(slots))
+    assert level(history, plan(history, LEAD, TARGET, PLAIN), LEAD) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("lead", [0.0, 60.0, 75.0, 600.0, 86_400.0])
 def test_it_may_grow_over_the_lead(lead: float) -> None:
-    assert level(History(0.0, (2.0,) * MOST), lead) == pytest.approx(grown(2, lead))
+    history = History(0.0, (2.0,) * MOST)
+    assert level(history, plan(history, lead, TARGET, PLAIN), lead) == pytest.approx(grown(2, lead))
 
 
 LOADS = st.lists(st.one_of(st.just(0.0), st.floats(0, 10)), min_size=1, max_size=60)
 
 
-@given(LOADS, st.integers(0, 59), st.floats(0, 30))
-def test_the_level_never_falls_with_what_came_last(slots: list[float], filled: int, more: float) -> None:
-    """`more` came in the last slots: as many as one look fills."""
+@given(LOADS, st.integers(0, 59), st.floats(0, 30), st.floats(0, 30))
+def test_the_level_never_falls_with_what_came_last(slots: list[float], filled: int, more: float, rise: float) -> None:
+    """`more` came in the last slots: as many as one look fills. The plan is made before it, whatever it says."""
     begin = max(0, len(slots) - 1 - filled)
     heavier = (*slots[:begin], *(work + more for work in slots[begin:]))
-    assert level(History(0.0, heavier), LEAD) >= level(History(0.0, tuple(slots)), LEAD) - 1e-9
+    of = Plan(rise=rise)
+    assert level(History(0.0, heavier), of, LEAD) >= level(History(0.0, tuple(slots)), of, LEAD) - 1e-9
+
+
+#: Slots -> the most that the level rose over 75 s.
+RISES: list[tuple[str, Sequence[float], float]] = [
+    ("nothing known", [], 0.0),
+    ("a wave", [*RISEN, *[1.0] * 145], 2.0),
+    ("the highest of two", [*RISEN, *[1.0] * 60, *[5.0] * 15, *[1.0] * 70], 2.0),
+    ("a load that only falls", [9.0] * LEAST + [1.0] * OVER, 0.0),
+    ("a past that is too short", [1.0] * LEAST + [9.0] * 14, 0.0),
+    ("... by a slot", [1.0] * LEAST + [9.0] * 15, (15 * 9 + LEAST) / (LEAST + 15) - 1),
+]
+
+
+@pytest.mark.parametrize(("slots", "rise"), [row[1:] for row in RISES], ids=[row[0] for row in RISES])
+def test_the_most_that_the_level_rose_over_a_lead(slots: Sequence[float], rise: float) -> None:
+    assert plan(History(0.0, tuple(slots)), LEAD, TARGET, PLAIN).rise == pytest.approx(rise)
+
+
+@given(st.lists(st.floats(0, 100), max_size=120), st.floats(0, 900))
+def test_a_rise_is_between_two_levels_a_lead_apart(slots: list[float], lead: float) -> None:
+    found = plan(History(0.0, tuple(slots)), lead, TARGET, PLAIN)
+    apart = max(1, round(lead / SLOT))
+    rises = [mean(slots[: at + apart]) - mean(slots[:at]) for at in range(LEAST, len(slots) - apart + 1)]
+    assert found.rise == pytest.approx(max([0.0, *rises]), abs=1e-9)
 
 
 # The errors.
@@ -108,7 +142,7 @@ def test_the_level_never_falls_with_what_came_last(slots: list[float], filled: i
 
 @given(st.lists(st.floats(0, 100), max_size=120))
 def test_errors_are_what_each_slot_was_off_the_mean_before_it(slots: list[float]) -> None:
-    found = plan(History(0.0, tuple(slots)), TARGET, CHAT)
+    found = plan(History(0.0, tuple(slots)), LEAD, TARGET, CHAT)
     before = [slots[max(0, at - OVER) : at] for at in range(LEAST, len(slots))]
     naive = [slot - math.fsum(each) / len(each) for slot, each in zip(slots[LEAST:], before, strict=True)]
     if not slots:
@@ -122,7 +156,7 @@ def test_errors_are_what_each_slot_was_off_the_mean_before_it(slots: list[float]
 
 
 def test_nothing_known_asks_for_nothing() -> None:
-    assert plan(History(), TARGET, CHAT) == Plan()
+    assert plan(History(), LEAD, TARGET, CHAT) == Plan()
     assert replicas_for(Plan(), 0.0, TARGET) == 0
     assert replicas_for(Plan(), 5.0, TARGET) == 0  # without a future nothing is told of it
 
@@ -146,7 +180,7 @@ ASKED: list[tuple[str, Sequence[float], int, int]] = [
         11,
         10,
     ),
-    ("one burst of 15 s in half an hour buys no fleet", [20.0 if 200 <= i < 203 else 1.0 for i in range(MOST)], 3, 2),
+    ("one burst of 15 s in half an hour buys no fleet", [20.0 if 200 <= i < 203 else 1.0 for i in range(MOST)], 2, 2),
     (
         "bursts of a slot, five times of what goes on: batches take half",
         [5.0 if i % 12 == 0 else 1.0 for i in range(MOST)],
@@ -160,8 +194,8 @@ ASKED: list[tuple[str, Sequence[float], int, int]] = [
 @pytest.mark.parametrize(("slots", "plain", "chat"), [row[1:] for row in ASKED], ids=[row[0] for row in ASKED])
 def test_replicas_that_a_past_asks_for(slots: Sequence[float], plain: int, chat: int) -> None:
     history = History(0.0, tuple(slots))
-    asked = [replicas_for(plan(history, TARGET, shape), level(history, LEAD), TARGET) for shape in (PLAIN, CHAT)]
-    assert asked == [plain, chat]
+    plans = [plan(history, LEAD, TARGET, shape) for shape in (PLAIN, CHAT)]
+    assert [replicas_for(of, level(history, of, LEAD), TARGET) for of in plans] == [plain, chat]
 
 
 # Lateness.
@@ -263,7 +297,7 @@ def test_a_limit_changes_nothing_below_it_and_nothing_above_but_how_much(
 
 @given(LOADS, st.floats(0, 30), SHAPES)
 def test_replicas_for_is_the_fewest_that_are_in_time(slots: list[float], expected: float, shape: Shape) -> None:
-    found = plan(History(0.0, tuple(slots)), TARGET, shape)
+    found = plan(History(0.0, tuple(slots)), LEAD, TARGET, shape)
     path = [max(0.0, expected + error) for error in found.errors]
     replicas = replicas_for(found, expected, TARGET)
     if replicas > 0:
@@ -277,7 +311,7 @@ def test_replicas_for_is_the_fewest_that_are_in_time(slots: list[float], expecte
 def test_replicas_for_never_falls_with_what_is_expected(
     slots: list[float], expected: float, more: float, shape: Shape
 ) -> None:
-    found = plan(History(0.0, tuple(slots)), TARGET, shape)
+    found = plan(History(0.0, tuple(slots)), LEAD, TARGET, shape)
     assert replicas_for(found, expected + more, TARGET) >= replicas_for(found, expected, TARGET)
 
 
@@ -296,7 +330,7 @@ def test_what_is_tolerated_is_what_is_late_when_no_further_replica_is_worth_it(
     slots: list[float], target: float, shape: Shape
 ) -> None:
     history = History(0.0, tuple(slots))
-    found = plan(history, target, shape)
+    found = plan(history, LEAD, target, shape)
     path = [max(0.0, mean(slots) + error) for error in found.errors]
     delays = [late(path, found.weights, n, target, shape) for n in range(math.ceil(max(path)) + 1)]
     prices = [delay + WORTH * n for n, delay in enumerate(delays)]
@@ -309,8 +343,8 @@ def test_the_plan_of_before_changes_nothing(
     slots: list[float], others: list[float], shape: Shape, another: Shape
 ) -> None:
     history = History(0.0, tuple(slots) * 3)
-    before = plan(History(0.0, tuple(others) * 3), TARGET, another)
-    found, alone = plan(history, TARGET, shape, before), plan(history, TARGET, shape)
+    before = plan(History(0.0, tuple(others) * 3), LEAD, TARGET, another)
+    found, alone = plan(history, LEAD, TARGET, shape, before), plan(history, LEAD, TARGET, shape)
     spare = {"spare": 0.0}
     assert structs.replace(found, tolerated=0.0, **spare) == structs.replace(alone, tolerated=0.0, **spare)
     # Of several that cost the same either may be found.
@@ -344,7 +378,7 @@ def test_the_search_is_short_however_much_comes(
         return late(*arguments)  # type: ignore[arg-type]  # passed on as they are
 
     monkeypatch.setattr("scaler.core.forecast.late", counted)
-    found = plan(History(0.0, tuple(slots)), TARGET, shape)
+    found = plan(History(0.0, tuple(slots)), LEAD, TARGET, shape)
     assert math.isfinite(found.tolerated)
     planned, tries = tries, 0
     assert 0 <= replicas_for(found, expected, TARGET) <= 2 * expected + 2 * max(slots) + 1

@@ -150,6 +150,20 @@ async def test_the_status_page_shows_each_replica_with_what_ails_it(running: Sca
     ]
 
 
+async def test_a_replica_that_is_starting_is_neither_good_nor_bad() -> None:
+    each = [engine("llama-0"), engine("llama-1", cause="cold_start"), engine("llama-2", waiting=None)]
+    async with exporter() as fake, scaler(fake.address) as started:
+        fake.send(signals(*each, engine_age_seconds=[0.1, -1.0, 0.1]))
+        await started.connected()
+        await Keda(started.ports.grpc, METADATA).until_value()
+        _, body = await started.get("/")
+    assert re.findall(r'<td class="(\w+)">(supplying|starting|blind)<', body) == [
+        ("good", "supplying"),
+        ("none", "starting"),
+        ("bad", "blind"),
+    ]
+
+
 async def test_health(running: Scaler) -> None:
     assert (await running.get("/healthz")) == (200, "ok\n")
     assert (await running.get("/readyz")) == (200, "ok\n")

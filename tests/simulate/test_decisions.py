@@ -277,3 +277,35 @@ def test_peers_that_may_yet_beat_ours_are_played_on(monkeypatch: pytest.MonkeyPa
     sweep.own()
     assert played == [Task(OWN), Task(FIRST, 2.0)]
     assert not may_beat(sweep.rows[FIRST, 2.0], sweep.rows[OWN, None]) or sweep.rows[FIRST, 2.0].gave_up is None
+
+
+# One setting in all scenarios.
+
+
+def everywhere(policy: str, knob: float | None, missed: int, hours: float, gave_up: float | None = None) -> list[Row]:
+    return [Played(place.name, policy, knob, 1000, missed, hours, 4, gave_up) for place in PLACES]
+
+
+def test_one_setting_for_all() -> None:
+    """Most marks first, then the cheapest; dear ones count as having reached theirs, late ones not."""
+    rows = [
+        *everywhere(OWN, None, 8, 10.0),
+        *everywhere("kaito", 5.0, 10, 20.0),
+        *everywhere("ray-serve", 2.0, 0, 16.0, gave_up=600.0),
+        *everywhere("knative", 9.0, 100, 5.0),
+        *everywhere("wva-v1", 1.0, 200, 5.0, gave_up=600.0),
+        row("aibrix-apa", 1.0, 0, 1.0),  # in one scenario only
+    ]
+    made = page(rows)
+    assert "aibrix-apa at" not in made.split("## One setting for all")[1].split("##")[0]
+    table = made.split("## One setting for all")[1]
+    assert cells(table, OWN) == [OWN, "", "12 of 12", "120.0", ""]
+    assert cells(table, "ray-serve") == ["ray-serve", "2", "12 of 12", "at least 192.0", "at most 0.62"]
+    assert cells(table, "kaito") == ["kaito", "5", "12 of 12", "240.0", "0.50"]
+    assert cells(table, "knative") == ["knative", "9", "6 of 12", "60.0", "2.00"]
+    assert cells(table, "wva-v1")[2] == "0 of 12"
+    assert "is ray-serve at 2: plimsoll takes 0.62 of its GPU-hours or less, and reaches 12 of 12." in table
+
+
+def test_one_setting_is_not_told_while_ours_is_not_measured_everywhere() -> None:
+    assert "One setting" not in page([OURS, *everywhere("kaito", 5.0, 10, 20.0)])
