@@ -96,11 +96,15 @@ def plan(history: History, lead: float, target: float, shape: Shape, before: Pla
 
 
 def level(history: History, of: Plan, lead: float) -> float:
-    """The work that is prepared for, in replicas, but for its scatter. lead: as in plan()."""
-    now = _level(history.slots)
-    before = history.slots[: -_slots(lead)]
+    """The work that is prepared for, in replicas, but for its scatter. lead: as in plan().
+
+    In a past of less than three leads, the rise over a third of it is taken to go on, for `stretch` times as long.
+    """
+    now, ahead = _level(history.slots), _slots(lead)
+    back = max(1, min(ahead, len(history.slots) // 3))
+    before = history.slots[:-back]
     known = len(before) * SLOT >= policy.value("level_least")
-    risen = now - _level(before) if known else 0.0
+    risen = (now - _level(before)) * min(policy.value("stretch"), ahead / back) if known else 0.0
     return now + max(risen, policy.value("again") * of.rise, now * policy.value("growth") * lead / 60.0)
 
 

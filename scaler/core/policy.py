@@ -33,6 +33,7 @@ CONSTANTS: dict[str, Constant] = {
     "level_over": Constant(300, "s", "the HPA's own window: replicas that were asked for stay as long"),
     "level_least": Constant(120, "s", "a mean over less says little of what is above it"),
     "growth": Constant(0.03, "ratio/min", "two thirds of the steepest ten minutes (0.045) of the Azure 2023 conversation trace"),
+    "stretch": Constant(2, "ratio", "a rise is not taken to go on for longer than it was seen, and as long again"),
     "again": Constant(0.5, "ratio", "of the steepest rise over a cold start in `history`: half of it is kept ready for the next"),
     "worth": Constant(0.12, "ratio", "of a replica's time that it must save from lateness to be worth having; docs/decisions.md"),
     "patience": Constant(0.85, "ratio", "of ttftTarget for the queue: the step under way and the prefill itself take the rest"),

@@ -78,10 +78,11 @@ LEVELS: list[tuple[str, Sequence[float], float]] = [
     ("a rise goes on: by as much as within the last 75 s", [1.0] * MOST + [9.0] * 15, 3 + 2),
     ("... which began before them", [i / 60 for i in range(MOST)], 329.5 / 60 + 15 / 60),
     (
-        "... of which a past that is too short tells nothing",
+        "... in a short past by as much as over a third of it, for as much longer as a start takes",
         [1.0] * (LEAST - 1) + [9.0] * 15,
-        grown(15 * 9 + LEAST - 1) / (LEAST + 14),
+        158 / 38 + (158 / 38 - 50 / 26) * 15 / 12,
     ),
+    ("... of which two minutes tell nothing", [1.0] * 20 + [9.0] * 14, grown(146 / 34)),
     ("a wave that rose before keeps half of its rise", [*RISEN, *[1.0] * 145], 1 + 2 * AGAIN),
     ("... while it does not rise by more now", [*RISEN, *[1.0] * 130, *[3.0] * 15], 1.5 + 2 * AGAIN),
     ("... after which that goes on", [*RISEN, *[1.0] * 130, *[7.0] * 15], 2.5 + 1.5),
@@ -93,6 +94,12 @@ LEVELS: list[tuple[str, Sequence[float], float]] = [
 def test_the_level_is_the_mean_over_its_window_and_what_it_may_grow_by(slots: Sequence[float], expected: float) -> None:
     history = History(0.0, tuple(slots))
     assert level(history, plan(history, LEAD, TARGET, PLAIN), LEAD) == pytest.approx(expected)
+
+
+def test_a_rise_goes_on_for_twice_as_long_as_it_was_seen_at_most() -> None:
+    """48 slots: it was seen over 16 of them, and a start of 300 s takes 60."""
+    history = History(0.0, (*[1.0] * 32, *[3.0] * 16))
+    assert level(history, plan(history, 300.0, TARGET, PLAIN), 300.0) == pytest.approx(80 / 48 + 2 * (80 / 48 - 1))
 
 
 @pytest.mark.parametrize("lead", [0.0, 60.0, 75.0, 600.0, 86_400.0])
