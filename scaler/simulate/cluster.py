@@ -111,17 +111,16 @@ class Cluster:
     def end(self, pod: Pod, now: float) -> None:
         """The pod is gone, and its GPU is free."""
         self.pods.remove(pod)
-        self._count(pod, now)
+        self.replica_seconds += _used(pod, now)
 
     def close(self, now: float) -> None:
         """The run is over: what is still there is counted."""
         for pod in self.pods:
-            self._count(pod, now)
+            self.replica_seconds += _used(pod, now)
 
-    def _count(self, pod: Pod, now: float) -> None:
-        # A pod that waits for a GPU costs none.
-        if pod.scheduled is not None:
-            self.replica_seconds += now - max(0.0, pod.scheduled)
+    def used(self, now: float) -> float:
+        """Replica seconds by now, of those that are gone and of those that are there."""
+        return self.replica_seconds + sum(_used(pod, now) for pod in self.pods)
 
     def _new(self, now: float) -> Pod:
         pod = Pod(self._made, now, self._dice.random())
@@ -170,3 +169,8 @@ def _phases(scenario: Scenario) -> Phases:
         return Phases(scenario.node_provisioning, 0.0, scenario.cold_start, 0.0)
     share = scenario.cold_start / whole
     return Phases(scenario.node_provisioning, *(seconds * share for seconds in told[1:]))
+
+
+def _used(pod: Pod, now: float) -> float:
+    """Seconds since it was scheduled: one that waits for a GPU costs none."""
+    return 0.0 if pod.scheduled is None else now - max(0.0, pod.scheduled)

@@ -3,10 +3,13 @@
 May not be in here: deciding (scaler/core/decision.py), what the HPA makes of an answer (hpa.py).
 """
 
+from collections.abc import Callable
+
 from msgspec import Struct
 
-from scaler.core.decision import Decision, Memory, decide, metric_value
+from scaler.core.decision import Decision, Memory, Unknown, decide, metric_value, recall
 from scaler.core.trigger import Trigger, metric_spec, parse
+from scaler.core.view import Fleet
 from scaler.core.view_fleet import fleet
 from scaler.simulate.exporters import APP, NAMESPACE
 from scaler.simulate.hpa import (
@@ -22,6 +25,9 @@ from scaler.simulate.hpa import (
     sync,
 )
 from scaler.simulate.model import Answer, Scenario, Seen
+
+#: Is told of a decision: its trigger, the fleet that it rests on, what it came to, and when.
+Note = Callable[[Trigger, Fleet, Decision | Unknown, float], None]
 
 
 class Setting(Struct, frozen=True):
@@ -40,13 +46,14 @@ class Product:
     """One ScaledObject on the way of a number from the feed to `.spec.replicas`.
 
     It looks at every reading, as the scaler's desk does, and answers when KEDA polls and when the HPA syncs.
-    Raises TriggerError for metadata that the scaler would refuse.
+    Raises TriggerError for metadata that the scaler would refuse. `note` is told of each decision.
     """
 
     scrape = 5.0
     feed = True
 
-    def __init__(self, scenario: Scenario, of: Setting) -> None:
+    def __init__(self, scenario: Scenario, of: Setting, note: Note | None = None) -> None:
+        self._note = note
         self.period = scenario.interval
         metadata = {"podSelector": f"app={APP}", **of.metadata}
         self._trigger: Trigger = parse(NAMESPACE, "model", metadata)
@@ -61,7 +68,10 @@ class Product:
 
     def __call__(self, seen: Seen) -> Answer:
         now = seen.now
-        result, self._memory = decide(self._trigger, fleet(seen.nodes, self._trigger, now), self._memory, now)
+        view = recall(fleet(seen.nodes, self._trigger, now), self._memory)
+        result, self._memory = decide(self._trigger, view, self._memory, now)
+        if self._note is not None:
+            self._note(self._trigger, view, result, now)
         replicas = seen.spec
         if isinstance(result, Decision):
             value = received(*metric_value(self._metric, self._trigger, result))

@@ -3,13 +3,13 @@
 May not be in here: numbers of a profile (profiles.toml), what is made of them (engine.py), finding a user's file.
 """
 
-import difflib
 import tomllib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+from scaler.core.written import near
 from scaler.simulate.model import Phases, Profile
 
 
@@ -56,7 +56,7 @@ def _phases(value: Any) -> Phases:
         raise ValueError("is no table; write { model_load = 94.0, warm_up = 200.0 }")
     for name in value:
         if name not in Phases._fields:
-            raise ValueError(f"has an unknown phase {_shown(name)}; {_near(name, Phases._fields)}")
+            raise ValueError(f"has an unknown phase {_shown(name)}; {near(name, Phases._fields)}")
     phases = {}
     for name, seconds in value.items():
         try:
@@ -104,7 +104,7 @@ def _profile(place: str, name: str, table: Any) -> Profile:
     values: dict[str, Any] = {}
     for key, value in table.items():
         if key not in _READ:
-            raise ProfileError(f"{where}: key {_shown(key)}: is unknown; {_near(key, _READ)}")
+            raise ProfileError(f"{where}: key {_shown(key)}: is unknown; {near(key, _READ)}")
         try:
             values[key] = _READ[key].read(value)
         except ValueError as error:
@@ -128,14 +128,6 @@ def _profile(place: str, name: str, table: Any) -> Profile:
     return profile
 
 
-def _near(name: str, known: Iterable[str]) -> str:
-    """The fix for a name that is not known."""
-    names = list(known)
-    close = difflib.get_close_matches(name.lower()[:64], names, 1)
-    hint = f"did you mean {close[0]}? " if close else ""
-    return f"{hint}known: {', '.join(names)}"
-
-
 def _shown(name: str) -> str:
     """A name as one printable line, whatever was written."""
     return name if name.isprintable() and 0 < len(name) <= 64 else ascii(name[:64])
@@ -152,5 +144,5 @@ PROFILES = parse(Path(__file__).with_name("profiles.toml").read_text(encoding="u
 def profile(name: str, profiles: Mapping[str, Profile] = PROFILES) -> Profile:
     """The profile of this name. Raises ProfileError, which names those that there are."""
     if name not in profiles:
-        raise ProfileError(f"profile {_shown(name)}: is unknown; {_near(name, profiles)}")
+        raise ProfileError(f"profile {_shown(name)}: is unknown; {near(name, profiles)}")
     return profiles[name]

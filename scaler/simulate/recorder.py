@@ -3,11 +3,10 @@
 May not be in here: the file.
 """
 
-from scaler.core.decision import Memory, decide, recall
+from scaler.core.decision import Decision, Unknown
 from scaler.core.record import Record, record
-from scaler.core.trigger import parse
-from scaler.core.view_fleet import fleet
-from scaler.simulate.exporters import APP, NAMESPACE
+from scaler.core.trigger import Trigger
+from scaler.core.view import Fleet
 from scaler.simulate.model import Answer, Scenario, Seen
 from scaler.simulate.product import Product, Setting
 
@@ -15,22 +14,19 @@ from scaler.simulate.product import Product, Setting
 class Recorder:
     """A controller that answers as Product does; `records` grows by one a decision. Times are those of the simulation.
 
-    Each decision is made twice, once to act and once to write down: both rest on the same, so they are the same.
     Raises TriggerError for metadata that the scaler would refuse.
     """
 
     scrape = Product.scrape
-    feed = True
+    feed = Product.feed
 
     def __init__(self, scenario: Scenario, of: Setting) -> None:
-        self.period = scenario.interval
         self.records: list[Record] = []
-        self._product = Product(scenario, of)
-        self._trigger = parse(NAMESPACE, "model", {"podSelector": f"app={APP}", **of.metadata})
-        self._memory = Memory()
+        self._product = Product(scenario, of, self._keep)
+        self.period = self._product.period
 
     def __call__(self, seen: Seen) -> Answer:
-        view = recall(fleet(seen.nodes, self._trigger, seen.now), self._memory)
-        result, self._memory = decide(self._trigger, view, self._memory, seen.now)
-        self.records.append(record(self._trigger, view, result, seen.now))
         return self._product(seen)
+
+    def _keep(self, trigger: Trigger, fleet: Fleet, result: Decision | Unknown, now: float) -> None:
+        self.records.append(record(trigger, fleet, result, now))

@@ -156,9 +156,7 @@ class _World:
         while self._judged < len(requests) and (request := requests[self._judged]).arrived + target <= self.now:
             self._missed += request.first_token is None or request.first_token - request.arrived > target
             self._judged += 1
-        pods = self._cluster.pods
-        running = sum(self.now - max(0.0, pod.scheduled) for pod in pods if pod.scheduled is not None)
-        return SoFar(self.now, self._missed, self._cluster.replica_seconds + running)
+        return SoFar(self.now, self._missed, self._cluster.used(self.now))
 
     def _tick(self) -> Tick:
         pods, gateway = self._cluster.pods, self._gateway
